@@ -51,7 +51,8 @@ def write_atomic(path: Path, content: bytes) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on a clean exit it takes `path`'s place.
 
-    An existing folder of that name stays whole until the new one has replaced it.
+    An existing folder of that name is set aside whole, and deleted when the new one has its place. A writer
+    killed between the two leaves no folder of that name; `remove_leftovers` puts the old one back.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
@@ -74,8 +75,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files and folders that a killed writer left in `folder`."""
-    for leftover in folder.glob(".*.tmp"):
+    """Delete what a killed writer left in `folder`; put back in its place a folder that it had set aside."""
+    for retired in folder.glob(".*.old"):
+        for held in retired.iterdir():
+            if not (folder / held.name).exists():
+                os.replace(held, folder / held.name)
+    for leftover in (*folder.glob(".*.tmp"), *folder.glob(".*.old")):
         shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 

@@ -41,6 +41,7 @@ class RopeScaling:
     def __post_init__(self) -> None:
         check_positive("factor", self.factor)
         check_positive("low_freq_factor", self.low_freq_factor)
+        check_positive("high_freq_factor", self.high_freq_factor)
         check_positive_int("original_seq_len", self.original_seq_len)
         if not self.high_freq_factor > self.low_freq_factor:
             raise ConfigError(
@@ -306,7 +307,7 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
         raise ConfigError(f"a model config must be a mapping of names to values, got {values!r}")
     fields = dict(values)
     kind = fields.pop("kind", "decoder")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(f"unknown kind of model {kind!r}; known: {', '.join(KINDS)}")
     scaling = fields.get("rope_scaling")
     if isinstance(scaling, Mapping):
@@ -344,7 +345,12 @@ def config_fingerprint(config: ModelConfig) -> str:
 
 def is_number(value: object) -> bool:
     """True for a finite int or float; bools do not count."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number too large for a float
+        return False
 
 
 def check_positive_int(name: str, value: object) -> None:

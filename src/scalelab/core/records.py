@@ -80,8 +80,11 @@ class RunRecord:
             object.__setattr__(
                 self, "curve", tuple((int(tokens), float(loss)) for tokens, loss in self.curve)
             )
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise RecordError(f"curve must be pairs [tokens, loss_nats], got {self.curve!r}") from None
+        for tokens, loss in self.curve:
+            if tokens < 0 or not (math.isfinite(loss) and loss >= 0):
+                raise RecordError(f"curve must hold counts and finite losses >= 0, got [{tokens}, {loss}]")
 
     def to_json(self) -> str:
         """The record as one line of JSON."""

@@ -1,0 +1,146 @@
+"""`scalelab generate`: how a trained run continues a prompt. Taught in book/transformers/training.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scalelab.cli.parser import Command, Parser, real_number, seed_number, whole_number
+from scalelab.cli.run_folder import TOKENIZER_FILE, read_run_settings
+from scalelab.core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from scalelab.data import Tokenizer
+    from scalelab.models import Decoder
+
+DEFAULT_NEW_TOKENS, DEFAULT_TEMPERATURE, DEFAULT_TOP_K = 200, 0.8, 40
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print a prompt and its continuation.
+
+    Raises:
+        CheckpointError, DataFileError: no run there, or a damaged one.
+        ConfigError, DataError: a setting out of range, or a prompt that the tokenizer cannot spell.
+    """
+    args = _parser().parse(argv)
+    model, tokenizer = load_run(Path(args.run).expanduser())
+    text = continue_text(
+        model,
+        tokenizer,
+        args.prompt,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        seed=args.seed,
+    )
+    if args.json:
+        print(json.dumps({"prompt": args.prompt, "text": text, "seed": args.seed}))
+    else:
+        print(args.prompt + text)
+    return 0
+
+
+def load_run(run_dir: Path) -> tuple[Decoder, Tokenizer]:
+    """The model of a run's newest whole checkpoint, on the CPU, and the run's tokenizer.
+
+    Raises:
+        CheckpointError, DataFileError: no run there, or a damaged one.
+    """
+    read_run_settings(run_dir)  # says clearly what is not a run
+    from scalelab.data import load_tokenizer
+    from scalelab.models import Decoder
+    from scalelab.train import load_checkpoint
+    from scalelab.train.state import load_model_tensors
+
+    tokenizer = load_tokenizer(run_dir / TOKENIZER_FILE)
+    checkpoint = load_checkpoint(run_dir)
+    config = checkpoint.model_config
+    if getattr(config, "vocab_size", None) != tokenizer.vocab_size:
+        raise CheckpointError(
+            f"{run_dir / TOKENIZER_FILE} has {tokenizer.vocab_size} ids, the model another number: "
+            "it is another run's"
+        )
+    model = Decoder(config)  # type: ignore[arg-type]
+    load_model_tensors(model, checkpoint.weights, checkpoint.aliases)
+    return model, tokenizer
+
+
+def continue_text(
+    model: Decoder,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    seed: int,
+) -> str:
+    """What follows the prompt, up to the end of the text if the model writes one.
+
+    Args:
+        prompt: may be empty: a text then begins, as after the end of another.
+    """
+    import torch
+
+    from scalelab.models import generate
+
+    start = tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]
+    ids = generate(
+        model,
+        torch.tensor([start]),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
+    )
+    written = ids[0, len(start) :].tolist()
+    if tokenizer.end_of_text in written:
+        written = written[: written.index(tokenizer.end_of_text)]
+    return tokenizer.decode(written)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "scalelab generate",
+        "Let a run of `scalelab train` continue a prompt. The same seed writes the same text.",
+        """
+  scalelab generate runs/first --prompt "def "
+  scalelab generate runs/first --prompt "import " --max-new-tokens 400 --temperature 0.6 --top-k 10 --seed 3
+""",
+    )
+    parser.add_argument("run", metavar="RUN", help="the run's folder: --out of `scalelab train`")
+    parser.add_argument("--prompt", default="", metavar="TEXT", help="what to continue (a new text)")
+    parser.add_argument(
+        "--max-new-tokens",
+        type=whole_number,
+        default=DEFAULT_NEW_TOKENS,
+        metavar="N",
+        help=f"tokens to write at most ({DEFAULT_NEW_TOKENS})",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=real_number,
+        default=DEFAULT_TEMPERATURE,
+        metavar="X",
+        help=f"below 1 the likely becomes likelier; 0 always takes the likeliest ({DEFAULT_TEMPERATURE})",
+    )
+    parser.add_argument(
+        "--top-k",
+        type=_top_k,
+        default=DEFAULT_TOP_K,
+        metavar="N",
+        help=f"draw from so many likeliest tokens, or all ({DEFAULT_TOP_K})",
+    )
+    parser.add_argument("--seed", type=seed_number, default=0, metavar="N", help="of the draws (0)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the text")
+    return parser
+
+
+def _top_k(text: str) -> int | None:
+    return None if text == "all" else whole_number(text)
+
+
+COMMAND = Command("generate", "write text with a trained run", run)

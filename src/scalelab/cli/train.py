@@ -1,0 +1,238 @@
+"""`scalelab train`: from flags or a TOML file to a trained model, its record, and text from it.
+
+Progress goes to standard error, the summary to standard output. A run that was killed goes on with `--resume`.
+Taught in book/transformers/training.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scalelab.cli.parser import Command, Parser
+from scalelab.cli.run_folder import (
+    TOKENIZER_FILE,
+    RunSettings,
+    fill_in,
+    read_run_settings,
+    refuse_changes,
+    refuse_existing,
+    write_settings,
+)
+from scalelab.cli.settings import (
+    MODEL_SETTINGS,
+    RUN_SETTINGS,
+    TABLES,
+    TRAIN_SETTINGS,
+    Table,
+    add_flags,
+    decoder_config,
+    given_flags,
+    read_settings,
+)
+from scalelab.core.config import DecoderConfig
+from scalelab.core.errors import ConfigError, TrainingError
+from scalelab.core.units import format_bytes, format_count, format_seconds
+
+if TYPE_CHECKING:
+    from scalelab.core.records import RunRecord
+    from scalelab.data import Corpus, Tokenizer
+    from scalelab.train import Logger, TrainConfig, Trainer
+
+METRICS_FILE, TENSORBOARD_FOLDER, WANDB_FOLDER = "metrics.jsonl", "tensorboard", "wandb"
+CHECKPOINTS_PER_RUN = 10
+
+
+def run(argv: Sequence[str]) -> int:
+    """Train a model, or go on with a run, and say what came of it and where it lies.
+
+    Raises:
+        ConfigError, DataError, DataFileError, TrainingError, CheckpointError: whatever cannot be used;
+            before the first step nothing has been written.
+        KeyboardInterrupt: after Ctrl-C, with how to go on.
+    """
+    args = _parser().parse(argv)
+    asked = _asked(args)
+    out = _out(asked)
+    if args.resume:
+        settings = read_run_settings(out)
+        refuse_changes(settings, asked)
+    else:
+        settings = fill_in(asked)
+        refuse_existing(out)
+    trainer = _prepare(settings, out, args)
+    try:
+        record = trainer.run()
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{stop}; go on with: scalelab train --out {out} --resume") from None
+    if args.json:
+        print(json.dumps({"out": str(out), "record": json.loads(record.to_json())}, indent=1))
+    else:
+        print(summary(record, out))
+    return 0
+
+
+def summary(record: RunRecord, out: Path) -> str:
+    """What was trained, what it reached, and where things are."""
+    rate = record.n_tokens / record.seconds if record.seconds > 0 else 0.0
+    lines = [
+        f"{format_count(record.n_params)} parameters, {format_count(record.n_tokens)} tokens of {record.corpus} "
+        f"({record.epochs:.2f} epochs) cut by {record.tokenizer}, {record.flops:.3g} FLOPs",
+        f"held-out loss {record.loss_nats:.4f} nats per token, {record.bits_per_byte:.4f} bits per byte",
+        f"{format_seconds(record.seconds)}, {format_count(rate)} tokens/s on {record.device}",
+        f"run, checkpoints and record: {out}",
+        f'text from it: scalelab generate {out} --prompt "..."',
+    ]
+    return "\n".join(lines)
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Table]:
+    """What the file says, overridden by what the flags say."""
+    tables = read_settings(Path(args.config), TABLES) if args.config else {name: {} for name in TABLES}
+    return {name: {**tables[name], **given_flags(args, settings)} for name, settings in TABLES.items()}
+
+
+def _out(asked: Mapping[str, Table]) -> Path:
+    if not asked[""].get("out"):
+        raise ConfigError("where to? Give the folder to make for the run: --out runs/NAME")
+    return Path(asked[""]["out"]).expanduser()
+
+
+def _prepare(settings: RunSettings, out: Path, args: argparse.Namespace) -> Trainer:
+    """A trainer that stands at the run's newest checkpoint or at its beginning; its folder has its settings."""
+    _configs(settings, vocab_size=settings.top["vocab_size"])  # refuse these before any text is read
+    from scalelab.data import corpus, encode_corpus, load_tokenizer
+    from scalelab.train import CheckpointFolder, SingleProcess, Trainer, load_checkpoint
+
+    text = corpus(settings.top["corpus"], max_bytes=settings.top["max_bytes"])
+    kept = out / TOKENIZER_FILE
+    tokenizer = load_tokenizer(kept) if args.resume else _make_tokenizer(settings, text)
+    model, training = _configs(settings, vocab_size=tokenizer.vocab_size)
+    strategy = SingleProcess(args.device)
+    _check_memory(model, training, strategy.device.type)
+    begun = args.resume and CheckpointFolder(out / "checkpoints").steps()
+    trainer = Trainer(
+        model,
+        encode_corpus(text, tokenizer),
+        training,
+        run_dir=out,
+        strategy=strategy,
+        loggers=_loggers(args, out),
+        progress=not args.quiet,
+        checkpoint=load_checkpoint(out) if begun else None,
+    )
+    if not args.resume:
+        tokenizer.save(kept)
+        write_settings(out, settings)  # last, so that whoever finds it finds a whole run
+    return trainer
+
+
+def _configs(settings: RunSettings, vocab_size: int) -> tuple[DecoderConfig, TrainConfig]:
+    from scalelab.train.config import train_config_from_dict
+
+    model = decoder_config(settings.model, vocab_size)
+    training = train_config_from_dict({**settings.train, "seq_len": model.seq_len})
+    if training.checkpoint_every is None:
+        every = max(1, training.n_steps // CHECKPOINTS_PER_RUN)
+        training = dataclasses.replace(training, checkpoint_every=every)
+    return model, training
+
+
+def _make_tokenizer(settings: RunSettings, text: Corpus) -> Tokenizer:
+    from scalelab.data import byte_tokenizer, symbol_tokenizer, train_bpe
+
+    match settings.top["tokenizer"]:
+        case "bytes":
+            return byte_tokenizer()
+        case "symbols":
+            return symbol_tokenizer()
+        case _:
+            return train_bpe(text, settings.top["vocab_size"])
+
+
+def _check_memory(model: DecoderConfig, training: TrainConfig, device: str) -> None:
+    """Refuse what cannot fit: an allocator's error, or the system's killing hand, would explain nothing.
+
+    Raises:
+        TrainingError: a step needs more than the machine has in all.
+    """
+    from scalelab.cost import memory
+
+    needed = memory(
+        model,
+        batch_size=max(1, training.batch_size // training.accumulate),
+        seq_len=training.seq_len,
+        precision="fp32" if training.precision == "auto" else training.precision,
+    ).peak_bytes
+    there = _device_bytes(device)
+    if there is not None and needed > there:
+        raise TrainingError(
+            f"a step needs about {format_bytes(needed)} of memory, this {device} has {format_bytes(there)}: "
+            "a smaller model or --batch-size, or --accumulate, needs less (scalelab cost says how much)"
+        )
+
+
+def _device_bytes(device: str) -> int | None:
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    try:
+        import psutil
+    except ModuleNotFoundError:
+        return None
+    return int(psutil.virtual_memory().total)
+
+
+def _loggers(args: argparse.Namespace, out: Path) -> list[Logger]:
+    from scalelab.train import JsonlLogger, TensorBoardLogger, WandbLogger
+
+    loggers: list[Logger] = [JsonlLogger(out / METRICS_FILE)]
+    if args.tensorboard:
+        loggers.append(TensorBoardLogger(out / TENSORBOARD_FOLDER))
+    if args.wandb is not None:
+        loggers.append(WandbLogger(args.wandb, folder=out / WANDB_FOLDER))
+    return loggers
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "scalelab train",
+        "Train a language model: by flags, or by a TOML file that flags override. The file has the keys\n"
+        "corpus, tokenizer, vocab_size, max_bytes and out at its top, and the tables [model] and [train],\n"
+        "whose keys are the flags' names with underscores (--tokens is n_tokens). Defaults in brackets.",
+        """
+  scalelab train --corpus python --d-model 128 --n-layers 4 --tokens 2e6 --out runs/first
+  scalelab train --config run.toml --learning-rate 3e-3 --out runs/second
+  scalelab train --out runs/first --resume
+  scalelab train --corpus my-texts/ --tokenizer bytes --precision auto --tensorboard --out runs/mine
+""",
+    )
+    parser.add_argument("--config", metavar="FILE", help="a TOML file of settings")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out, with its settings"
+    )
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (the first GPU, or the CPU)")
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write TensorBoard files into the run's folder"
+    )
+    parser.add_argument(
+        "--wandb",
+        nargs="?",
+        const="scalelab",
+        metavar="PROJECT",
+        help="log to Weights & Biases (project scalelab); WANDB_MODE=offline keeps it on this machine",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--json", action="store_true", help="print the run's record as JSON")
+    add_flags(parser, "what to train on, and where to", RUN_SETTINGS)
+    add_flags(parser, "the model", MODEL_SETTINGS)
+    add_flags(parser, "the training", TRAIN_SETTINGS)
+    return parser
+
+
+COMMAND = Command("train", "train a model on a text, or go on with a run", run)

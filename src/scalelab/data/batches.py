@@ -1,0 +1,175 @@
+"""Batches in an order of seed and position alone, so that a run stopped anywhere goes on exactly.
+
+The stream is cut into windows that do not overlap; each epoch visits all of them once, in an order of its
+own. A batch may span two epochs. Taught in book/transformers/training.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scalelab.core.config import check_count, check_positive_int
+from scalelab.core.errors import DataError
+from scalelab.data.cache import fingerprint
+
+Ids64 = npt.NDArray[np.int64]
+
+
+class Batches:
+    """Batches of windows of a token stream, [B, T] inputs and [B, T] targets, for ever or for some epochs.
+
+    Attributes:
+        tokens: the stream. batch_size: B. seq_len: T. seed: of the order.
+        n_epochs_allowed: how often the text may be gone through; None: as often as asked.
+        n_windows: windows in one epoch; the last up to T tokens of the stream, too few to fill one more,
+            are not used.
+
+    Raises:
+        ConfigError: a size that is not a positive whole number.
+        DataError: the stream is shorter than one window and its shifted target.
+    """
+
+    def __init__(
+        self,
+        tokens: npt.NDArray[np.integer],
+        *,
+        batch_size: int,
+        seq_len: int,
+        seed: int,
+        n_epochs_allowed: int | None = None,
+    ) -> None:
+        check_positive_int("batch_size", batch_size)
+        check_count("seed", seed)
+        if n_epochs_allowed is not None:
+            check_positive_int("n_epochs_allowed", n_epochs_allowed)
+        self.tokens = tokens
+        self.batch_size = batch_size
+        self.seq_len = seq_len
+        self.seed = seed
+        self.n_epochs_allowed = n_epochs_allowed
+        self.n_windows = count_windows(tokens, seq_len)
+        self._position = 0  # windows handed out since the beginning
+        self._order: tuple[int, Ids64] | None = None  # of the epoch it names
+        self._fingerprint = fingerprint(str(tokens.dtype), tokens.tobytes())
+
+    @property
+    def n_tokens_unique(self) -> int:
+        """Tokens predicted in one epoch: each target of each window, once."""
+        return self.n_windows * self.seq_len
+
+    @property
+    def epoch(self) -> int:
+        """How many times all of the text has been handed out."""
+        return self._position // self.n_windows
+
+    @property
+    def epochs(self) -> float:
+        """The same with its fraction: tokens handed out over unique tokens."""
+        return self._position / self.n_windows
+
+    def next(self) -> tuple[Ids64, Ids64]:
+        """The next batch.
+
+        Returns:
+            inputs [B, T] and targets [B, T], where targets[b, t] is the token after inputs[b, t].
+
+        Raises:
+            DataError: it would go beyond the epochs allowed.
+        """
+        end = self._position + self.batch_size
+        if self.n_epochs_allowed is not None and end > self.n_epochs_allowed * self.n_windows:
+            raise DataError(
+                f"the text is used up: {self.n_epochs_allowed} epoch(s) of {self.n_tokens_unique:,} tokens; "
+                "train on fewer tokens, take more text, or allow more epochs"
+            )
+        windows = [self._window(position) for position in range(self._position, end)]
+        starts = np.array(windows, dtype=np.int64) * self.seq_len
+        taken = self.tokens[starts[:, None] + np.arange(self.seq_len + 1)].astype(np.int64)  # [B, T+1]
+        self._position = end
+        return np.ascontiguousarray(taken[:, :-1]), np.ascontiguousarray(taken[:, 1:])
+
+    def state(self) -> dict[str, Any]:
+        """Where this is, as values fit for JSON; `restore` goes on from there."""
+        return {
+            "position": self._position,
+            "seed": self.seed,
+            "seq_len": self.seq_len,
+            "tokens_sha256": self._fingerprint,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken; the batch size may be another.
+
+        Raises:
+            DataError: the state is not one, or belongs to another text, window length or seed.
+        """
+        for name, own in (
+            ("seed", self.seed), ("seq_len", self.seq_len), ("tokens_sha256", self._fingerprint),
+        ):  # fmt: skip
+            if not isinstance(state, Mapping) or name not in state:
+                raise DataError(f"this is not the state of Batches: it lacks {name!r}")
+            if state[name] != own:
+                raise DataError(
+                    f"the saved data position belongs to {name}={state[name]!r}, this run has {own!r}; "
+                    "resume with the text and settings it was begun with"
+                )
+        position = state.get("position")
+        if isinstance(position, bool) or not isinstance(position, int) or position < 0:
+            raise DataError(f"the saved data position must be a whole number of at least 0, got {position!r}")
+        self._position = position
+
+    def _window(self, position: int) -> int:
+        epoch, place = divmod(position, self.n_windows)
+        if self._order is None or self._order[0] != epoch:
+            rng = np.random.default_rng([self.seed, epoch])
+            self._order = (epoch, rng.permutation(self.n_windows))
+        return int(self._order[1][place])
+
+
+def count_windows(tokens: npt.NDArray[np.integer], seq_len: int) -> int:
+    """How many windows of seq_len tokens, each with the token after it, a stream holds side by side.
+
+    Raises:
+        ConfigError: seq_len is not a positive whole number. DataError: not even one.
+    """
+    check_positive_int("seq_len", seq_len)
+    if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
+        raise DataError(f"tokens must be one row of whole numbers, got {tokens.dtype} {tokens.shape}")
+    n_windows = (len(tokens) - 1) // seq_len
+    if n_windows < 1:
+        raise DataError(
+            f"{len(tokens)} tokens are too few for a window of seq_len={seq_len} and the token after it; "
+            "take more text or a shorter seq_len"
+        )
+    return n_windows
+
+
+def held_out_windows(
+    tokens: npt.NDArray[np.integer], seq_len: int, max_tokens: int | None = None
+) -> tuple[Ids64, Ids64]:
+    """Windows to evaluate on: side by side, so that every token is predicted at most once.
+
+    Not predicted are the first token and the last ones that fill no window.
+
+    Args:
+        max_tokens: predict at most this many, from whole windows spread evenly over the stream (at
+            least one window).
+
+    Returns:
+        inputs [W, T] and targets [W, T], targets shifted by one.
+
+    Raises:
+        ConfigError, DataError: as `count_windows`.
+    """
+    n_windows = count_windows(tokens, seq_len)
+    chosen = np.arange(n_windows)
+    if max_tokens is not None:
+        check_positive_int("max_tokens", max_tokens)
+        n_chosen = min(max(max_tokens // seq_len, 1), n_windows)
+        chosen = np.arange(n_chosen) * n_windows // n_chosen  # strictly increasing as n_chosen <= n_windows
+    taken = tokens[chosen[:, None] * seq_len + np.arange(seq_len + 1)].astype(np.int64)  # [W, T+1]
+    return np.ascontiguousarray(taken[:, :-1]), np.ascontiguousarray(taken[:, 1:])

@@ -1,0 +1,122 @@
+"""A download is whole and checked, or it is not there: checksum before the file takes its name."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from scalelab.core.artifacts import sha256_of_file
+from scalelab.core.errors import DataFileError
+from scalelab.core.units import format_count
+
+# Called with bytes so far and bytes in all (None: the server does not say).
+Progress = Callable[[int, int | None], None]
+CHUNK_BYTES = 1 << 16
+TIMEOUT_S = 30.0
+
+
+def download(url: str, place: Path, *, sha256: str | None, progress: Progress | None = None) -> str:
+    """Fetch a file to `place` and return its sha256; on any failure nothing is left behind.
+
+    Args:
+        sha256: hex digest the content must have; None takes what comes, as long as it is all there.
+
+    Raises:
+        DataFileError: no network, an error from the server, a connection cut midway, a wrong checksum,
+            an empty file, or a disk that refuses.
+    """
+    way_out = f"or put the file {place.name} into a folder and set SCALELAB_DATA to that folder"
+    temporary = None
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.", suffix=".tmp")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            found = _receive(url, file, progress, way_out)
+            file.flush()
+            os.fsync(file.fileno())
+        if sha256 is not None and found != sha256:
+            raise DataFileError(
+                f"{url} gave another file than expected: its sha256 starts {found[:12]}, not {sha256[:12]}; "
+                f"nothing was kept. Try again, {way_out}"
+            )
+        os.replace(temporary, place)
+        temporary = None
+        return found
+    except DataFileError:
+        raise
+    except OSError as error:
+        raise DataFileError(f"cannot write {place}: {error}; set SCALELAB_CACHE to another folder") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _receive(url: str, file: IO[bytes], progress: Progress | None, way_out: str) -> str:
+    """Stream a URL into an open file; its sha256."""
+    digest, n_bytes, total = hashlib.sha256(), 0, None
+    request = urllib.request.Request(url, headers={"User-Agent": "scalelab"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+            length = response.headers.get("Content-Length")
+            total = int(length) if length and length.isdigit() else None
+            while chunk := response.read(CHUNK_BYTES):
+                file.write(chunk)
+                digest.update(chunk)
+                n_bytes += len(chunk)
+                if progress is not None:
+                    progress(n_bytes, total)
+    except urllib.error.HTTPError as error:
+        raise DataFileError(
+            f"{url} answered {error.code} {error.reason}: it does not give the file; try later, {way_out}"
+        ) from None
+    except urllib.error.URLError as error:
+        raise DataFileError(f"no network to {url} ({error.reason}); connect, {way_out}") from None
+    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        raise DataFileError(
+            f"the connection to {url} was cut after {n_bytes:,} bytes ({type(error).__name__}); nothing was "
+            f"kept. Try again, {way_out}"
+        ) from None
+    if total is not None and n_bytes != total:
+        raise DataFileError(
+            f"the connection to {url} was cut after {n_bytes:,} of {total:,} bytes; nothing was kept. "
+            f"Try again, {way_out}"
+        )
+    if n_bytes == 0:
+        raise DataFileError(f"{url} gave an empty file; try later, {way_out}")
+    return digest.hexdigest()
+
+
+def verify(path: Path, sha256: str) -> bool:
+    """Whether the file is there and has this sha256."""
+    try:
+        return sha256_of_file(path) == sha256
+    except OSError:
+        return False
+
+
+def progress_line(name: str) -> Progress:
+    """Progress on one line of standard error, rewritten at each percent, ended when all is there."""
+    last = -1
+
+    def show(n_bytes: int, total: int | None) -> None:
+        nonlocal last
+        percent = -1 if total is None else 100 * n_bytes // total
+        step = n_bytes // 1_000_000 if total is None else percent
+        if step == last:
+            return
+        last = step
+        share = "" if total is None else f" of {format_count(total)}B ({percent} %)"
+        end = "\n" if n_bytes == total else ""
+        sys.stderr.write(f"\r{name}: {format_count(n_bytes)}B{share}{end}")
+        sys.stderr.flush()
+
+    return show

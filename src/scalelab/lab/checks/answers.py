@@ -1,0 +1,158 @@
+"""An answer is somebody else's code: run it, and say exactly how it failed when it did.
+
+Whatever a learner's function does (raise, return None, return text, a list, a tensor of the wrong
+shape) becomes a `Rejected` whose text goes on from "On such-and-such inputs, your_function …".
+"""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class Rejected(Exception):
+    """An answer that gives nothing to compare; its text goes on from the function's name.
+
+    Attributes:
+        name: what a report calls it, in a few words.
+    """
+
+    def __init__(self, message: str, *, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class NotWritten(Rejected):
+    """The function still raises NotImplementedError, as the student edition has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """One output of an answer, as float64.
+
+    Attributes:
+        values: the numbers, of any shape.
+        index_name: what the first axis counts ("step"), or "" for plain indices.
+    """
+
+    values: np.ndarray
+    index_name: str = ""
+
+    def place(self, index: tuple[int, ...]) -> str:
+        """Words for one element: "" for a scalar, " at step 3", or "[1, 2]"."""
+        if not index:
+            return ""
+        if self.index_name and len(index) == 1:
+            return f" at {self.index_name} {index[0]}"
+        return f"[{', '.join(str(i) for i in index)}]"
+
+
+def call(answer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """`answer(*args, **kwargs)`, with every failure turned into Rejected.
+
+    Torch's global random state is as before afterwards, so that a check changes nothing in the lab.
+
+    Raises:
+        NotWritten: it raised NotImplementedError.
+        Rejected: it does not take these arguments, or raised anything else (Ctrl-C goes through).
+    """
+    _check_signature(answer, args, kwargs)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return answer(*args, **kwargs)
+    except NotImplementedError as error:
+        raise NotWritten("Write it in its cell, run that cell, then this one.", name="not written") from error
+    except Exception as error:
+        detail = str(error).strip().split("\n")[0]
+        what = type(error).__name__ + (f": {detail}" if detail else "")
+        raise Rejected(f"raised {what}{_where(error)}", name=f"raised {type(error).__name__}") from error
+
+
+def as_numbers(value: Any, what: str, *, index_name: str = "") -> Numbers:
+    """A number, tensor or array as float64.
+
+    Args:
+        value: what the answer returned. what: its name in messages, as in "returned None for the loss".
+
+    Raises:
+        Rejected: anything that is not made of real numbers.
+    """
+    if isinstance(value, torch.Tensor) and not value.is_complex():
+        return Numbers(value.detach().cpu().double().numpy(), index_name)
+    if isinstance(value, int | float | np.number | np.ndarray) and not isinstance(value, bool):
+        try:
+            return Numbers(np.asarray(value, dtype=np.float64), index_name)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    missing = " (is the return missing?)" if value is None else ""
+    raise Rejected(
+        f"returned {describe(value)}{missing} for {what}, where a number or a tensor of numbers should be",
+        name="returned the wrong kind of thing",
+    )
+
+
+def as_tuple(value: Any, names: tuple[str, ...]) -> tuple[Any, ...]:
+    """A tuple of as many parts as there are names.
+
+    Raises:
+        Rejected: not a tuple or list, or of another length.
+    """
+    if isinstance(value, tuple | list) and len(value) == len(names):
+        return tuple(value)
+    got = f"{len(value)} values" if isinstance(value, tuple | list) else describe(value)
+    raise Rejected(
+        f"returned {got}, and should return {len(names)}: ({', '.join(names)})",
+        name="returned the wrong kind of thing",
+    )
+
+
+def describe(value: object) -> str:
+    """A short account of a value of any kind."""
+    if value is None:
+        return "None"
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {list(value.shape)}"
+    if isinstance(value, int | float | bool | str) and len(repr(value)) <= 30:
+        return f"the {type(value).__name__} {value!r}"
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'aeioAEIO' else 'a'} {kind}"
+
+
+def _check_signature(answer: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    try:
+        signature = inspect.signature(answer)
+    except (TypeError, ValueError):  # some built-ins have none: let the call itself decide
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        names = f"{len(args)} positional arguments"
+        if kwargs:
+            names += f" and {', '.join(f'{name}=' for name in kwargs)}"
+        raise Rejected(
+            f"cannot be called with {names}: {error}. Keep the signature the exercise gives",
+            name="another signature",
+        ) from error
+
+
+def _where(error: BaseException) -> str:
+    """The last line of the learner's own code on the way to an error, quoted where it can be read."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and "site-packages" not in frame.filename
+    ]
+    if not frames:
+        return ""
+    frame = frames[-1]
+    line = linecache.getline(frame.filename, frame.lineno or 0).strip()
+    return f", in line {frame.lineno}" + (f": {line}" if line else "")

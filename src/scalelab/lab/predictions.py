@@ -1,0 +1,126 @@
+"""A guess made before the result shows, and how far off it was.
+
+A reader who has committed to a number reads the result; one who has not, looks at it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import Any
+
+from scalelab.core.errors import LabError
+from scalelab.core.units import format_bytes, format_seconds
+
+Value = float | str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """What was guessed.
+
+    Attributes:
+        guess: a number, or one of some choices as text.
+        unit: of the number; "" for counts and choices.
+        low, high: an interval the reader would bet on, where one was given.
+    """
+
+    guess: Value
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+
+
+def make_prediction(name: str, guess: Any, unit: str, low: Any, high: Any) -> Prediction | None:
+    """The prediction, or None while it is not written (None or ... in its place).
+
+    Raises:
+        LabError: a guess that is neither a finite number nor a text, or an interval without the guess in it.
+    """
+    if is_blank(guess):
+        return None
+    if isinstance(guess, str):
+        return Prediction(guess=guess, unit=unit)
+    value = read_number(f"the guess of {name!r}", guess)
+    ends = [
+        None if is_blank(end) else read_number(f"an end of {name!r}'s interval", end) for end in (low, high)
+    ]
+    if ends == [None, None]:
+        return Prediction(guess=value, unit=unit)
+    if ends[0] is None or ends[1] is None or not ends[0] <= value <= ends[1]:
+        raise LabError(
+            f"the interval of {name!r} must hold the guess: low {low!r}, guess {guess!r}, high {high!r}"
+        )
+    return Prediction(guess=value, unit=unit, low=ends[0], high=ends[1])
+
+
+def is_blank(value: object) -> bool:
+    """Whether the reader has not written anything: None, ..., or an empty text."""
+    return value is None or isinstance(value, EllipsisType) or value == ""
+
+
+def read_number(what: str, value: Any) -> float:
+    """A finite float from anything that is one number (a tensor of one element too).
+
+    Raises:
+        LabError: it is not.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise LabError(f"{what} must be a finite number, got {value!r}")
+    return number
+
+
+def compare(prediction: Prediction, measured: Value) -> str:
+    """How the guess stands to what was measured: "32 % high", "right", "4.0 times too low", "inside ..."."""
+    if isinstance(prediction.guess, str) or isinstance(measured, str):
+        return "right" if str(prediction.guess).strip() == str(measured).strip() else "not so"
+    parts = [_distance(prediction.guess, measured)]
+    if prediction.low is not None and prediction.high is not None:
+        inside = prediction.low <= measured <= prediction.high
+        parts.append(
+            f"{'inside' if inside else 'outside'} your interval "
+            f"{show(prediction.low)} to {show(prediction.high)}"
+        )
+    return ", ".join(parts)
+
+
+def show(value: Value, unit: str = "") -> str:
+    """A value with its unit, in three figures, thousands apart."""
+    if isinstance(value, str):
+        text = value
+    elif unit in ("B", "bytes") and abs(value) >= 1024:
+        return format_bytes(value)
+    elif unit == "s" and abs(value) >= 60:
+        return format_seconds(value)
+    elif value == int(value) and abs(value) < 1000:
+        text = str(int(value))
+    elif abs(value) >= 1000:
+        # Three figures are all that a guess or a measurement of this kind is good for.
+        digits = 3 - 1 - math.floor(math.log10(abs(value)))
+        text = f"{round(value, digits):,.0f}" if abs(value) < 1e9 else _powers_of_ten(value)
+    else:
+        text = f"{value:.3g}"
+    return f"{text} {unit}".strip()
+
+
+def _powers_of_ten(value: float) -> str:
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def _distance(guess: float, measured: float) -> str:
+    if guess == measured:
+        return "right"
+    if guess * measured <= 0:  # a ratio says nothing across zero
+        return f"off by {show(guess - measured)}"
+    ratio = guess / measured
+    side = "high" if abs(guess) > abs(measured) else "low"
+    if not 0.5 <= ratio <= 2:
+        return f"{max(ratio, 1 / ratio):.1f} times too {side}"
+    percent = abs(ratio - 1) * 100
+    return f"{percent:.0f} % {side}" if percent >= 0.5 else "right within 0.5 %"

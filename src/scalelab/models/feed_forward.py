@@ -1,0 +1,56 @@
+"""The feed-forward part: each token by itself, widened to F, bent, and brought back to D.
+
+Two thirds of a block's weights sit here. SwiGLU multiplies two widened copies, one of them through a
+smooth gate; with three matrices instead of two its F is usually cut to 8/3 D.
+Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.3; Hendrycks & Gimpel 2016, arXiv:1606.08415
+(GELU); Shazeer 2020, arXiv:2002.05202, eq. 6 (SwiGLU). Taught in book/transformers/training.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import nn
+
+from scalelab.core.config import DecoderConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+class FeedForward(nn.Module):
+    """W_down · act(W_up · x), with biases where the config says so."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.activation = config.feed_forward
+        self.up = nn.Linear(config.d_model, config.ff_width, bias=config.feed_forward_bias)
+        self.down = nn.Linear(config.ff_width, config.d_model, bias=config.feed_forward_bias)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        wide = self.up(x)  # [B, T, F]
+        if self.activation == "relu":
+            wide = F.relu(wide)
+        else:
+            wide = F.gelu(wide, approximate="tanh" if self.activation == "gelu_tanh" else "none")
+        return self.down(wide)  # type: ignore[no-any-return]
+
+
+class SwiGLU(nn.Module):
+    """W_down · (silu(W_gate · x) ⊙ W_up · x), where silu(z) = z · sigmoid(z)."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.d_model, config.ff_width, bias=config.feed_forward_bias)
+        self.up = nn.Linear(config.d_model, config.ff_width, bias=config.feed_forward_bias)
+        self.down = nn.Linear(config.ff_width, config.d_model, bias=config.feed_forward_bias)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return self.down(F.silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
+
+
+def make_feed_forward(config: DecoderConfig) -> nn.Module:
+    """The feed-forward part that the config names."""
+    return SwiGLU(config) if config.feed_forward == "swiglu" else FeedForward(config)

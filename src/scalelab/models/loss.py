@@ -1,0 +1,51 @@
+"""The loss of a language model: minus the logarithm of the probability it gave to what came next.
+
+In nats per token: ln V for a model that knows nothing, 0 for one that is always sure and right.
+Taught in book/transformers/training.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch.nn.functional as F
+
+from scalelab.core.errors import DataError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+Reduction = Literal["mean", "sum", "none"]
+IGNORE_INDEX = -100  # torch's and transformers' mark for "no target here"
+
+
+def loss_nats(
+    logits: Float[Tensor, "B T V"],
+    targets: Int[Tensor, "B T"],
+    reduction: Reduction = "mean",
+    ignore_index: int = IGNORE_INDEX,
+) -> Float[Tensor, ""] | Float[Tensor, "B T"]:
+    """Cross-entropy in nats per token, computed in fp32 whatever the logits are in.
+
+    Args:
+        logits: unnormalised log-probabilities.
+        targets: the token that came next at each place, or `ignore_index` where none counts.
+        reduction: "mean" over targets that count (NaN if none does, as in torch), "sum", or "none".
+
+    Raises:
+        DataError: shapes do not match, or a target lies outside the vocabulary (on the CPU; elsewhere
+            asking would stall the device at every step).
+    """
+    if targets.shape != logits.shape[:-1]:
+        raise DataError(f"targets have the shape {tuple(targets.shape)}, logits {tuple(logits.shape)}")
+    flat = logits.reshape(-1, logits.shape[-1]).float()  # [B·T, V]
+    try:
+        loss = F.cross_entropy(
+            flat, targets.reshape(-1).long(), reduction=reduction, ignore_index=ignore_index
+        )
+    except IndexError as error:
+        raise DataError(
+            f"a target lies outside the vocabulary of {logits.shape[-1]} tokens: {error}"
+        ) from None
+    return loss.view(targets.shape) if reduction == "none" else loss

@@ -1,0 +1,84 @@
+"""Held-out loss on fixed tokens, in nats per token and in bits per byte, which tokenizers cannot flatter.
+
+Every evaluation of a run reads the same tokens, in fp32 and without dropout, whatever the run trains in: so
+two figures differ because the models do. Taught in book/transformers/training.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from scalelab.core.config import check_positive_int
+from scalelab.core.errors import DataError
+from scalelab.core.units import bits_per_byte
+from scalelab.data import TokenData, held_out_windows
+from scalelab.train.precision import summed_loss
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """What a model made of held-out text.
+
+    Attributes:
+        loss_nats: mean loss, nats per token. bits_per_byte: the same per byte of text.
+        n_tokens: tokens predicted. n_bytes: bytes of UTF-8 that they spell.
+    """
+
+    loss_nats: float
+    bits_per_byte: float
+    n_tokens: int
+    n_bytes: int
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    data: TokenData,
+    *,
+    seq_len: int,
+    max_tokens: int | None = None,
+    batch_size: int = 32,
+) -> Evaluation:
+    """Mean loss over non-overlapping windows of held-out tokens, each predicted from its own window only.
+
+    Args:
+        model: has `.loss(tokens, targets, reduction="sum")`; its mode (training or not) is restored.
+        data: its `held_out` tokens are read; bytes are those that the predicted tokens spell.
+        seq_len: tokens of each window.
+        max_tokens: predict no more than this many, spread evenly over the text; None: all whole windows.
+        batch_size: windows at a time; does not change the result beyond rounding.
+
+    Raises:
+        DataError: fewer tokens than one window and its last target, or tokens that spell nothing.
+    """
+    check_positive_int("batch_size", batch_size)
+    inputs, targets = held_out_windows(data.held_out, seq_len, max_tokens)
+    n_tokens, n_bytes = int(targets.size), data.n_bytes(targets)
+    if not n_bytes:
+        raise DataError(f"the {n_tokens} held-out tokens of {data.name} spell no text: no bits per byte")
+    device = next(model.parameters()).device
+    loss = summed_loss(model)
+    was_training = model.training
+    model.eval()
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    try:
+        for start in range(0, len(inputs), batch_size):
+            rows = slice(start, start + batch_size)
+            total += loss(_on(inputs[rows], device), _on(targets[rows], device)).double()
+    finally:
+        model.train(was_training)
+    loss_nats = float(total) / n_tokens
+    return Evaluation(
+        loss_nats=loss_nats,
+        bits_per_byte=bits_per_byte(loss_nats, n_tokens, n_bytes),
+        n_tokens=n_tokens,
+        n_bytes=n_bytes,
+    )
+
+
+def _on(batch: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(batch, dtype=np.int64)).to(device)

@@ -1,0 +1,68 @@
+"""Gradients of a batch's mean loss, a micro-batch at a time: the same as in one piece, in less memory.
+
+Each micro-batch's *summed* loss is divided by the whole batch's count of targets. Averaging the means of
+micro-batches instead is right only while all of them hold equally many targets.
+Taught in book/transformers/training.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scalelab.core.errors import DataError
+from scalelab.train.config import Precision
+from scalelab.train.precision import LossFunction, autocast
+from scalelab.train.strategy import Strategy
+
+IGNORE_INDEX = -100  # torch's mark for "no target here"
+
+
+def accumulate_gradients(
+    loss_function: LossFunction,
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    *,
+    pieces: int,
+    precision: Precision,
+    scaler: torch.amp.GradScaler,
+    strategy: Strategy,
+) -> Tensor:
+    """Add the batch's gradients, times the scaler's factor, to `.grad`; return its mean loss, nats per token.
+
+    Args:
+        loss_function: summed loss of a micro-batch.
+        inputs, targets: the whole batch, [B, T]; this process works on its share.
+        pieces: micro-batches to cut the share into, as equal as whole sequences allow.
+        precision: of matrix products.
+        scaler: fp16's loss scaling.
+        strategy: where to compute, and with whom.
+
+    Raises:
+        DataError: no target in the batch counts.
+    """
+    n_targets = int(np.count_nonzero(targets != IGNORE_INDEX))
+    if not n_targets:
+        raise DataError(f"a batch of {targets.size} targets has none that counts (all are {IGNORE_INDEX})")
+    inputs, targets = strategy.share(inputs), strategy.share(targets)
+    pieces = min(pieces, len(inputs))
+    cuts = [len(inputs) * number // pieces for number in range(pieces + 1)]
+    total = torch.zeros((), device=strategy.device)
+    for start, stop in itertools.pairwise(cuts):
+        tokens, wanted = _on(inputs[start:stop], strategy.device), _on(targets[start:stop], strategy.device)
+        with strategy.micro_batch(last=stop == len(inputs)):
+            with autocast(precision, strategy.device):
+                loss = loss_function(tokens, wanted) / n_targets
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return strategy.total(total)
+
+
+def _on(batch: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(batch))
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)  # copied while the step before still computes

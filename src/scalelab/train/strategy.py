@@ -1,0 +1,139 @@
+"""How a run is spread over processes, behind one small protocol; one process is the default.
+
+The loop asks a strategy where to put the model, which rows of a batch are its own, what a number's total is,
+and what to save. Whatever answers these, the loop stays the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scalelab.core.errors import TrainingError
+from scalelab.train.precision import LossFunction, summed_loss
+from scalelab.train.state import load_model_tensors, load_optimizer_tensors, model_tensors, optimizer_tensors
+
+
+class Strategy(Protocol):
+    """What the training loop needs to know of the world.
+
+    The loop's contract: each process's loss is summed over its targets and divided by the whole batch's
+    count, so after the last micro-batch's backward pass `.grad` must hold the *sum* over processes, not their
+    mean.
+
+    Attributes:
+        device: where this process computes.
+        rank, n_processes: which process this is, of how many; rank 0 writes files and speaks.
+    """
+
+    device: torch.device
+    rank: int
+    n_processes: int
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on its device, wrapped or sharded; the optimiser is built on what comes back."""
+        ...
+
+    def loss_function(self, model: nn.Module) -> LossFunction:
+        """The placed model's loss, summed over this process's targets."""
+        ...
+
+    def share(self, batch: np.ndarray) -> np.ndarray:
+        """This process's rows of a batch [B, T]."""
+        ...
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
+        """Around each micro-batch; gradients need to be reduced only in the last."""
+        ...
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of a number over all processes."""
+        ...
+
+    def clip(self, model: nn.Module, max_norm: float) -> Tensor:
+        """Scale gradients so that their global norm is at most `max_norm`; returns the norm before."""
+        ...
+
+    def weights(self, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The whole model's tensors and aliases, on every process that asks."""
+        ...
+
+    def optimizer_state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        """The whole optimiser's tensors."""
+        ...
+
+    def load(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        weights: tuple[Mapping[str, Tensor], Mapping[str, str]],
+        optimizer_state: Mapping[str, Tensor],
+    ) -> None:
+        """Put stored tensors in place."""
+        ...
+
+
+class SingleProcess:
+    """One process on one device: nothing to reduce, nothing to gather.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1" …; None: the first GPU if there is one, else the CPU.
+
+    Raises:
+        TrainingError: the device does not exist here.
+    """
+
+    rank = 0
+    n_processes = 1
+
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self.device = torch.device(device)
+        except RuntimeError as error:
+            raise TrainingError(f"unknown device {device!r}: {str(error).splitlines()[0]}") from None
+        if self.device.type == "cuda" and (self.device.index or 0) >= torch.cuda.device_count():
+            raise TrainingError(
+                f"device {device!r} is not there: {torch.cuda.device_count()} CUDA devices found; use 'cpu'"
+            )
+
+    def place(self, model: nn.Module) -> nn.Module:
+        return model.to(self.device)
+
+    def loss_function(self, model: nn.Module) -> LossFunction:
+        return summed_loss(model)
+
+    def share(self, batch: np.ndarray) -> np.ndarray:
+        return batch
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
+        return contextlib.nullcontext()
+
+    def total(self, value: Tensor) -> Tensor:
+        return value
+
+    def clip(self, model: nn.Module, max_norm: float) -> Tensor:
+        return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+
+    def weights(self, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+        return model_tensors(model)
+
+    def optimizer_state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        return optimizer_tensors(model, optimizer)
+
+    def load(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        weights: tuple[Mapping[str, Tensor], Mapping[str, str]],
+        optimizer_state: Mapping[str, Tensor],
+    ) -> None:
+        load_model_tensors(model, *weights)
+        load_optimizer_tensors(model, optimizer, optimizer_state)

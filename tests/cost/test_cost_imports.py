@@ -1,0 +1,34 @@
+"""Planning costs nothing: no torch, no numpy, and a quick start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+USE = """
+import sys
+from scalelab.cost import *
+from scalelab.core.presets import preset_names
+for name in preset_names():
+    params(name)
+flops("gpt2", batch_size=1, seq_len=8, training=True)
+memory("gpt2", batch_size=1, seq_len=8)
+mfu(1.0, "gpt2", 8, peak_flops("a100", "bf16"))
+heavy = {"torch", "numpy", "transformers", "scipy", "pandas", "matplotlib"} & set(sys.modules)
+sys.exit(f"imported {heavy}" if heavy else 0)
+"""
+
+
+def test_nothing_heavy_is_imported_even_by_using_everything() -> None:
+    run = subprocess.run([sys.executable, "-c", USE], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_import_takes_less_than_seven_tenths_of_a_second() -> None:
+    best = float("inf")
+    for _ in range(3):  # the first may have to write byte code, and others may be using the machine
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import scalelab.cost"], check=True)
+        best = min(best, time.perf_counter() - start)
+    assert best < 0.7

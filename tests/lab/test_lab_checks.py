@@ -1,0 +1,271 @@
+"""Every check passes what is right, names what is usual, and survives everything else."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scalelab.lab.checks import Exercise, exercises, judge
+
+EXERCISES = exercises("transformers/training")
+MISTAKES = [(name, mistake.name) for name, exercise in EXERCISES.items() for mistake in exercise.mistakes]
+SEEDS = (0, 1, 12345)
+
+
+@pytest.fixture(params=list(EXERCISES))
+def exercise(request: pytest.FixtureRequest) -> Exercise:
+    return EXERCISES[request.param]
+
+
+def all_cases(exercise: Exercise, seed: int) -> list[Any]:
+    return [exercise.cases(seed), exercise.hidden_cases(seed)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_reference_and_the_builder_without_faults_are_right(exercise: Exercise, seed: int) -> None:
+    for cases in all_cases(exercise, seed):
+        assert judge(exercise, exercise.reference, cases).right
+        assert judge(exercise, exercise.build(), cases).right
+
+
+@pytest.mark.parametrize(("name", "mistake"), MISTAKES)
+def test_each_listed_mistake_is_named_on_visible_and_hidden_cases(name: str, mistake: str) -> None:
+    exercise = EXERCISES[name]
+    for seed in SEEDS:
+        for cases in all_cases(exercise, seed):
+            verdict = judge(exercise, exercise.make_mistake(mistake), cases)
+            assert verdict.outcome == "known mistake"
+            assert verdict.mistakes == (mistake,)
+            assert mistake in verdict.message
+            assert "should be" in verdict.message
+
+
+def test_two_mistakes_at_once_are_both_named_or_at_least_not_passed(exercise: Exercise) -> None:
+    cases = exercise.cases(0)
+    n_named = n_pairs = 0
+    for first, second in itertools.combinations(exercise.mistakes, 2):
+        if set(first.faults) & set(second.faults):
+            continue
+        verdict = judge(exercise, exercise.build(**first.faults, **second.faults), cases)
+        n_pairs += 1
+        n_named += set(verdict.mistakes) == {first.name, second.name}
+        cancels = {first.name, second.name} == {
+            "input table counted as if it multiplied",
+            "tied head forgotten",
+        }
+        assert verdict.right == cancels  # the table's work put in the wrong place is the right sum
+    assert n_named >= 0.9 * n_pairs
+
+
+def test_an_exercise_has_at_least_four_mistakes_three_hints_and_signatures_that_agree(
+    exercise: Exercise,
+) -> None:
+    assert len(exercise.mistakes) >= 4
+    assert len({mistake.name for mistake in exercise.mistakes}) == len(exercise.mistakes)
+    assert len(set(exercise.hints)) == 3
+    names = list(inspect.signature(exercise.reference).parameters)
+    assert names == list(inspect.signature(exercise.build()).parameters)
+    assert exercise.reference.__name__ == exercise.name
+
+
+def test_hidden_cases_are_other_inputs_than_the_visible_ones(exercise: Exercise) -> None:
+    def inputs(cases: Any) -> list[str]:
+        return [repr(exercise.observe(exercise.reference, case)) for case in cases]
+
+    for seed in range(10):
+        shown, hidden = inputs(exercise.cases(seed)), inputs(exercise.hidden_cases(seed))
+        assert not set(shown) & set(hidden)
+        assert inputs(exercise.cases(seed)) == shown, "the same seed gives the same cases"
+        assert inputs(exercise.cases(seed + 100)) != shown, "another variant gives others"
+
+
+def fail(*args: Any, **kwargs: Any) -> Any:
+    raise IndexError("list index out of range")
+
+
+def not_written(*args: Any, **kwargs: Any) -> Any:
+    raise NotImplementedError("write this")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        3,
+        "text",
+        fail,
+        lambda: 1,
+        lambda *a, **k: None,
+        lambda *a, **k: "text",
+        lambda *a, **k: [],
+        lambda *a, **k: (None, None, None),
+        lambda *a, **k: ("a", "b"),
+        lambda *a, **k: True,
+        lambda *a, **k: 1j,
+        lambda *a, **k: {"loss": 1},
+        lambda *a, **k: torch.zeros(3, 4, dtype=torch.complex64),
+        lambda *a, **k: np.array(["text"]),
+        lambda *a, **k: 10**400,
+    ],
+)
+def test_answers_of_the_wrong_kind_get_a_precise_account(exercise: Exercise, answer: Any) -> None:
+    verdict = judge(exercise, answer, exercise.cases(0))
+    assert not verdict.right
+    assert exercise.name in verdict.message
+    assert len(verdict.message.splitlines()) <= 4
+    assert verdict.mistakes
+
+
+def test_an_error_is_told_with_its_type_text_and_line(exercise: Exercise) -> None:
+    verdict = judge(exercise, fail, exercise.cases(0))
+    assert verdict.outcome == "broken"
+    assert "IndexError: list index out of range" in verdict.message
+    assert 'raise IndexError("list index out of range")' in verdict.message
+
+
+def test_an_unwritten_answer_is_no_mistake(exercise: Exercise) -> None:
+    verdict = judge(exercise, not_written, exercise.cases(0))
+    assert verdict.outcome == "not written"
+    assert verdict.message.startswith(f"not written yet: {exercise.name}")
+    assert verdict.mistakes == ()
+
+
+def test_ctrl_c_goes_through_a_check(exercise: Exercise) -> None:
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge(exercise, stop, exercise.cases(0))
+
+
+def spoilt(exercise: Exercise, value: float) -> Any:
+    """The reference with every number of its outputs multiplied by `value`."""
+
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        result = exercise.reference(*args, **kwargs)
+        if exercise.name == "accumulate_gradients":
+            for param in args[0].parameters():
+                param.grad *= value
+        return tuple(part * value for part in result) if isinstance(result, tuple) else result * value
+
+    return answer
+
+
+@pytest.mark.parametrize(("value", "shown"), [(math.nan, "NaN"), (math.inf, "inf"), (1.37, "should be")])
+def test_numbers_that_are_nan_infinite_or_off_by_a_factor_are_shown(
+    exercise: Exercise, value: float, shown: str
+) -> None:
+    verdict = judge(exercise, spoilt(exercise, value), exercise.cases(0))
+    assert verdict.outcome == "unknown mistake"
+    assert "none of the usual mistakes" in verdict.message
+    assert shown in verdict.message or "NaN" in verdict.message
+
+
+def test_a_wrong_shape_is_told_with_both_shapes() -> None:
+    adamw = EXERCISES["adamw_step"]
+
+    def flat(*args: Any, **kwargs: Any) -> Any:
+        return tuple(part.flatten() for part in adamw.reference(*args, **kwargs))
+
+    message = judge(adamw, flat, adamw.cases(0)).message
+    assert "new_param has shape [" in message
+    assert "it should have [" in message
+
+
+def test_a_check_leaves_the_labs_random_numbers_and_gradient_mode_alone(exercise: Exercise) -> None:
+    def noisy(*args: Any, **kwargs: Any) -> Any:
+        torch.manual_seed(99)
+        torch.rand(5)
+        return exercise.reference(*args, **kwargs)
+
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    assert judge(exercise, noisy, exercise.cases(0)).right
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.is_grad_enabled()
+
+
+def test_a_loss_that_cannot_train_is_refused() -> None:
+    loss = EXERCISES["next_token_loss"]
+    for cut in (lambda x: x.item(), lambda x: x.detach(), lambda x: float(x)):
+        verdict = judge(loss, lambda *a, cut=cut: cut(loss.reference(*a)), loss.cases(0))
+        assert verdict.mistakes == ("loss cut off from the graph",)
+        assert "backward" in verdict.message
+
+
+def test_an_optimiser_step_that_changes_its_inputs_is_refused() -> None:
+    adamw = EXERCISES["adamw_step"]
+
+    def in_place(param: Any, grad: Any, m: Any, v: Any, step: int, **settings: float) -> Any:
+        result = adamw.reference(param, grad, m, v, step, **settings)
+        m.copy_(result[1])
+        return result
+
+    verdict = judge(adamw, in_place, adamw.cases(0))
+    assert verdict.mistakes == ("changes its inputs",)
+    assert "changed m in place" in verdict.message
+
+
+def test_accumulating_by_one_big_batch_is_refused() -> None:
+    accumulation = EXERCISES["accumulate_gradients"]
+
+    def all_at_once(model: Any, micro_batches: Any, **settings: float) -> Any:
+        whole = tuple(torch.cat([pair[i] for pair in micro_batches]) for i in (0, 1))
+        return accumulation.reference(model, [whole], **settings)
+
+    verdict = judge(accumulation, all_at_once, accumulation.cases(0))
+    assert verdict.mistakes == ("one big batch",)
+
+
+UNLISTED = {
+    "next_token_loss": [
+        lambda logits, tokens, pad_id: logits.mean(),
+        lambda logits, tokens, pad_id: (
+            -logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0][tokens[:, :-1] != pad_id].mean()
+        ),
+        lambda logits, tokens, pad_id: (logits[:, :-1].log_softmax(1).mean()),
+    ],
+    "adamw_step": [
+        lambda param, grad, m, v, step, **k: (param, m, v),
+        lambda param, grad, m, v, step, *, lr, **k: (param - lr * grad, m, v),
+        lambda param, grad, m, v, step, *, lr, **k: (param - lr * grad.sign(), grad, grad),
+    ],
+    "learning_rate": [
+        lambda step, *, peak, **k: peak,
+        lambda step, *, peak, total_steps, **k: peak * (1 - step / total_steps),
+        lambda step, *, peak, warmup_steps, **k: peak * min((step + 1) / warmup_steps, (warmup_steps / (step + 1)) ** 0.5),
+    ],
+    "accumulate_gradients": [
+        lambda model, batches, **k: (EXERCISES["accumulate_gradients"].reference(model, batches[-1:], **k)),
+        lambda model, batches, **k: (EXERCISES["accumulate_gradients"].reference(model, batches, **k), 1.0)[1],
+    ],
+    "step_bill": [
+        lambda l, d, f, v, t, b: (6 * b * t * (12 * l * d * d), 16 * 12 * l * d * d),
+        lambda l, d, f, v, t, b: (0, 0),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "number"), [(n, i) for n, a in UNLISTED.items() for i in range(len(a))])
+def test_unlisted_mistakes_get_a_neutral_account(name: str, number: int) -> None:
+    for seed in SEEDS:
+        verdict = judge(EXERCISES[name], UNLISTED[name][number], EXERCISES[name].cases(seed))
+        assert verdict.outcome == "unknown mistake"
+        assert "On " in verdict.message
+        assert "should be" in verdict.message
+
+
+def test_log_softmax_before_cross_entropy_is_right_because_it_changes_nothing() -> None:
+    def answer(logits: Any, tokens: Any, pad_id: int) -> Any:
+        log_p = logits.log_softmax(-1)[:, :-1].transpose(1, 2)
+        return torch.nn.functional.cross_entropy(log_p, tokens[:, 1:], ignore_index=pad_id)
+
+    loss = EXERCISES["next_token_loss"]
+    assert judge(loss, answer, loss.cases(0)).right

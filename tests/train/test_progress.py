@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from typing import Any
+
+import pytest
+import torch
+
+import scalelab.train.reporting as reporting
+from scalelab.core.config import DecoderConfig, EncoderConfig
+from scalelab.cost import flops
+from scalelab.data import TokenData
+from scalelab.train import Peak, Trainer, find_peak, measure_peak_flops
+from scalelab.train.compilation import missing_compiler, settle_compilation
+from scalelab.train.progress import FileDisplay, TerminalDisplay, progress_line
+from scalelab.train.throughput import utilisation
+
+CPU = torch.device("cpu")
+
+
+def test_mfu_is_costs_flops_per_second_over_the_peak(small: DecoderConfig) -> None:
+    tokens_per_s, peak = 12_345.0, Peak(flops_per_s=1e9, source="measured")
+    per_batch = flops(small, batch_size=8, seq_len=32, training=True).total
+    expected = per_batch * (tokens_per_s / (8 * 32)) / 1e9
+    assert utilisation(tokens_per_s, small, 32, peak) == pytest.approx(expected)
+
+
+def test_no_mfu_is_made_up_where_flops_cannot_be_counted() -> None:
+    encoder = EncoderConfig(n_layers=1, d_model=8, n_heads=1, d_ff=8, vocab_size=8)
+    assert utilisation(1e3, encoder, 8, Peak(flops_per_s=1e9, source="measured")) is None
+
+
+def test_the_measured_peak_is_at_least_what_one_plain_product_reaches() -> None:
+    import time
+
+    found = find_peak(CPU, "fp32")
+    assert found.source == "measured"
+    left = torch.ones(512, 512)
+    start = time.perf_counter()
+    left @ left
+    plain = 2 * 512**3 / (time.perf_counter() - start)
+    assert plain / 5 < measure_peak_flops(CPU, "fp32", seconds=0.02)
+    assert 1e8 < found.flops_per_s < 1e14
+
+
+def test_the_line_states_loss_rate_and_mfu_and_each_evaluation_stays(
+    small: DecoderConfig, chain: TokenData, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(reporting, "make_display", lambda shown: TerminalDisplay(stream))
+    monkeypatch.setattr("scalelab.train.progress.INTERVAL_S", 0.0)
+    Trainer(small, chain, settings(12)).run()
+    text = stream.getvalue()
+    assert re.search(r"fp32 · MFU is against .*FLOP/s \(measured\)", text)
+    assert re.search(r"step \d+/12 · loss \d\.\d{3} nats/token · .* tokens/s · MFU \d+ %", text)
+    stays = [line for line in text.split("\n") if "held out" in line]
+    assert len(stays) == 3
+    assert re.search(r"step 12/12 · held out \d\.\d{3} nats/token, \d\.\d{3} bits/byte", stays[-1])
+
+
+def test_the_line_changes_at_most_twice_a_second(
+    small: DecoderConfig, chain: TokenData, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(reporting, "make_display", lambda shown: TerminalDisplay(stream))
+    trainer = Trainer(small, chain, settings(60, n_evals=1))
+    record = trainer.run()
+    assert stream.getvalue().count("tokens/s") <= 2 * record.seconds + 1
+
+
+def test_a_file_gets_only_the_lines_that_stay() -> None:
+    stream = io.StringIO()
+    display = FileDisplay(stream)
+    display.show("passing", final=False)
+    display.show("staying", final=True)
+    assert stream.getvalue() == "staying\n"
+
+
+def test_a_shorter_line_wipes_out_the_longer_one_before() -> None:
+    stream = io.StringIO()
+    display = TerminalDisplay(stream)
+    display.show("a long line", final=False)
+    display.show("short", final=False)
+    assert stream.getvalue().endswith("\rshort      ")
+
+
+def test_unknown_rates_are_left_out_of_the_line() -> None:
+    assert progress_line("step 1/2", loss_nats=1.0, tokens_per_s=0.0, left_s=0.0, mfu="") == (
+        "step 1/2 · loss 1.000 nats/token"
+    )
+
+
+def test_without_a_compiler_a_run_goes_on_uncompiled_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.warns(UserWarning, match=r"uncompiled: torch\.compile on a CPU needs a C\+\+ compiler"):
+        assert settle_compilation(True, CPU) is False
+    assert settle_compilation(False, CPU) is False
+
+
+@pytest.mark.skipif(missing_compiler(CPU) is not None, reason="no C++ compiler here")
+def test_a_compiled_run_follows_the_eager_one(chain: TokenData, small: DecoderConfig, settings: Any) -> None:
+    import dataclasses
+
+    tiny = dataclasses.replace(small, n_layers=1, dropout=0.0)
+    eager = Trainer(tiny, chain, settings(5, n_evals=1), progress=False)
+    compiled = Trainer(tiny, chain, settings(5, n_evals=1, compile=True), progress=False)
+    eager.run()
+    compiled.run()
+    assert compiled.compiled
+    assert compiled.history.loss_nats == pytest.approx(eager.history.loss_nats, rel=1e-4)

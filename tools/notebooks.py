@@ -1,0 +1,138 @@
+"""Notebooks of labs as files: where they are, how they are read, written and addressed, what badges say."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from scalelab.core.artifacts import write_atomic
+from scalelab.core.units import format_seconds
+
+ROOT = Path(__file__).resolve().parent.parent
+LABS = ROOT / "labs"
+BADGES = re.compile(r"<!-- badges -->\n.*?<!-- /badges -->", re.DOTALL)
+
+
+class ToolError(Exception):
+    """A notebook that cannot be used as it is; the text says what to change in it."""
+
+
+def repository_url(pyproject: Path = ROOT / "pyproject.toml") -> str:
+    """The repository's address: the one setting is `Homepage` in pyproject.toml's project.urls."""
+    urls = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["urls"]
+    return str(urls["Homepage"]).rstrip("/")
+
+
+def find_labs(names: Iterable[str] = (), labs: Path = LABS) -> list[Path]:
+    """The notebooks of the labs named ("part/name" or a path), or of all.
+
+    Raises:
+        ToolError: there is none of that name.
+    """
+    known = {lab_name(path): path for path in sorted(labs.glob("*/*.ipynb"))}
+    chosen = []
+    for name in names:
+        short = lab_name(Path(name)) if name.endswith(".ipynb") else name.strip("/")
+        if short not in known:
+            raise ToolError(f"no lab {name!r} under {labs.name}/; known: {', '.join(known) or 'none'}")
+        chosen.append(known[short])
+    return chosen or list(known.values())
+
+
+def lab_name(path: Path) -> str:
+    """ "part/name" of a notebook labs/part/name.ipynb."""
+    return f"{path.parent.name}/{path.stem}"
+
+
+def read(path: Path) -> NotebookNode:
+    """A notebook in nbformat 4.
+
+    Raises:
+        ToolError: missing, or not a notebook.
+    """
+    try:
+        return nbformat.read(path, as_version=4)
+    except (OSError, ValueError) as error:
+        raise ToolError(f"{path.name} cannot be read as a notebook: {error}") from None
+
+
+def write(path: Path, notebook: NotebookNode) -> None:
+    """Write a notebook so that a crash leaves the old one whole."""
+    nbformat.validate(notebook)
+    write_atomic(path, (nbformat.writes(notebook).rstrip("\n") + "\n").encode("utf-8"))
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    """A cell's tags."""
+    return list(cell.metadata.get("tags", []))
+
+
+def tagged(notebook: NotebookNode, *names: str) -> list[NotebookNode]:
+    """The cells that have any of these tags, in order."""
+    return [cell for cell in notebook.cells if set(tags(cell)) & set(names)]
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """The code cells, in order."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def badges(name: str, figures: dict[str, Any], repository: str) -> str:
+    """The lines between a lab's badge markers: where to open it, and what it costs.
+
+    Text links only: a badge drawn by another host would make every reader's page ask that host.
+    """
+    owner = repository.removeprefix("https://github.com/")
+    colab = f"https://colab.research.google.com/github/{owner}/blob"
+    links = (
+        f"[Open in Colab]({colab}/student/{name}.ipynb)",
+        f"[in Colab, with solutions]({colab}/main/labs/{name}.ipynb)",
+        f"[download](https://raw.githubusercontent.com/{owner}/student/{name}.ipynb)",
+    )
+    return (
+        "<!-- badges -->\n"
+        + " · ".join(links)
+        + f"\\\nMeasured: {_cost(figures.get('cpu'), 'on 2 CPU cores')}; "
+        + f"{_cost(figures.get('gpu'), 'on a GPU')}.\n<!-- /badges -->"
+    )
+
+
+def set_badges(notebook: NotebookNode, name: str, repository: str) -> None:
+    """Rewrite the badge lines of the first cell from the notebook's stored figures.
+
+    Raises:
+        ToolError: the first cell is not Markdown with the two markers.
+    """
+    first = notebook.cells[0] if notebook.cells else None
+    if first is None or first.cell_type != "markdown" or not BADGES.search(first.source):
+        raise ToolError(
+            f"{name}: the first cell must be Markdown that holds '<!-- badges -->' and, on a line after it, "
+            "'<!-- /badges -->'"
+        )
+    lines = badges(name, notebook.metadata.get("scalelab", {}), repository)
+    first.source = BADGES.sub(lambda _: lines, first.source, count=1)
+
+
+def text_of(output: NotebookNode) -> str:
+    """All text a reader sees of one output."""
+    if output.output_type == "stream":
+        return str(output.text)
+    if output.output_type == "error":
+        return "\n".join([output.ename, output.evalue, *output.traceback])
+    parts: Sequence[Any] = [
+        value for mime, value in output.get("data", {}).items() if mime.startswith("text/")
+    ]
+    return "\n".join("".join(part) for part in parts)
+
+
+def _cost(figure: dict[str, Any] | None, where: str) -> str:
+    if not figure:
+        return f"not measured {where}"
+    machine = f" ({figure['machine']})" if where == "on a GPU" else ""
+    return f"{format_seconds(figure['seconds'])} and {figure['peak_mib'] / 1024:.1f} GiB {where}{machine}"
