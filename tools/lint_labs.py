@@ -19,6 +19,7 @@ from nbformat import NotebookNode
 from normalise import alt_texts, problems_of_outputs
 from notebooks import BADGES, ToolError, badges, code_cells, lab_name, tagged, tags
 
+from scalelab.core.config import is_number
 from scalelab.core.errors import LabError
 from scalelab.lab.checks import Exercise, exercises
 
@@ -200,8 +201,9 @@ def budget(lab: Lab) -> Iterator[str]:
             ("longest_cell_seconds", MAX_CELL_SECONDS),
             ("peak_mib", MAX_MIB),
         ):
-            if not figures.get(key, float("inf")) <= limit:
-                yield f"{key} is {figures.get(key)} at the cpu tier; the limit is {limit}"
+            value = figures.get(key)
+            if not (is_number(value) and 0 <= value <= limit):
+                yield f"{key} is {value!r} at the cpu tier; the limit is {limit}"
     if lab.n_bytes > MAX_BYTES:
         yield f"the file has {lab.n_bytes:,} bytes; the limit is {MAX_BYTES:,}"
     for number, cell in enumerate(code_cells(lab.notebook), start=1):

@@ -7,7 +7,6 @@ bars, widgets, the kernel's version. Refused: errors, warnings, addresses in mem
 from __future__ import annotations
 
 import getpass
-import hashlib
 import re
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nbformat import NotebookNode
-from notebooks import ROOT, code_cells, text_of
+from notebooks import ROOT, code_cells, give_ids, text_of
 
 KEPT_CELL_METADATA = ("tags", "mystnb", "nbgrader", "editable", "deletable", "slideshow")
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -35,13 +34,14 @@ def normalise(notebook: NotebookNode) -> None:
     notebook.metadata.update(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
+            # The lexer that knows `!pip` and `%magic`: with plain "python" the site would warn of them.
+            "language_info": {"name": "python", "pygments_lexer": "ipython3"},
         }
     )
     if saved is not None:
         notebook.metadata["scalelab"] = saved
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    _give_ids(notebook)
+    give_ids(notebook)
     for count, cell in enumerate(code_cells(notebook), start=1):
         cell.execution_count = count
         cell.outputs = [output for output in map(_clean, cell.outputs) if output is not None]
@@ -130,15 +130,6 @@ def _without_progress(text: str) -> str:
         if not (drawn_over and (PROGRESS.search(last) or not last.strip())):
             lines.append(last)
     return "\n".join(lines) if any(line.strip() for line in lines) else ""
-
-
-def _give_ids(notebook: NotebookNode) -> None:
-    """Keep each cell's id; a missing or repeated one is replaced by a hash of its place and kind."""
-    seen: set[str] = set()
-    for place, cell in enumerate(notebook.cells):
-        if not cell.get("id") or cell.id in seen:
-            cell.id = hashlib.sha256(f"{place} {cell.cell_type} {cell.source}".encode()).hexdigest()[:8]
-        seen.add(cell.id)
 
 
 def _carry_alt(cell: NotebookNode) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -12,6 +14,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from scalelab.core.artifacts import write_atomic
+from scalelab.core.config import is_number
 from scalelab.core.units import format_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,9 +60,12 @@ def read(path: Path) -> NotebookNode:
         ToolError: missing, or not a notebook.
     """
     try:
-        return nbformat.read(path, as_version=4)
-    except (OSError, ValueError) as error:
-        raise ToolError(f"{path.name} cannot be read as a notebook: {error}") from None
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        # nbformat gives missing ids at random, so that each reading would differ: give them before it can.
+        _give_ids(raw["cells"])
+        return nbformat.reads(json.dumps(raw), as_version=4)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ToolError(f"{path.name} cannot be read as a notebook: {error!r}") from None
 
 
 def write(path: Path, notebook: NotebookNode) -> None:
@@ -131,8 +137,22 @@ def text_of(output: NotebookNode) -> str:
     return "\n".join("".join(part) for part in parts)
 
 
+def give_ids(notebook: NotebookNode) -> None:
+    """Keep each cell's id; a missing or repeated one is replaced by a hash of its place and kind."""
+    _give_ids(notebook.cells)
+
+
+def _give_ids(cells: list[dict[str, Any]]) -> None:
+    seen: set[str] = set()
+    for place, cell in enumerate(cells):
+        if not cell.get("id") or cell["id"] in seen:
+            text = f"{place} {cell['cell_type']} {''.join(cell['source'])}"
+            cell["id"] = hashlib.sha256(text.encode()).hexdigest()[:8]
+        seen.add(cell["id"])
+
+
 def _cost(figure: dict[str, Any] | None, where: str) -> str:
-    if not figure:
+    if not figure or not all(is_number(figure.get(key)) for key in ("seconds", "peak_mib")):
         return f"not measured {where}"
     machine = f" ({figure['machine']})" if where == "on a GPU" else ""
     return f"{format_seconds(figure['seconds'])} and {figure['peak_mib'] / 1024:.1f} GiB {where}{machine}"

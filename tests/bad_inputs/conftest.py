@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from scalelab.cli import main
 from scalelab.core.errors import ScalelabError
 
 
@@ -39,3 +41,25 @@ def contents() -> Callable[[Path], dict[str, str]]:
         }
 
     return read
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text and, beside it, a finished run on it of 8 steps with checkpoints at 6 and 8."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text("".join(f"{n} green bottles hanging on the wall\n" for n in range(200)))
+    words = [
+        "train", "--corpus", str(folder / "text.txt"), "--tokenizer", "bytes", "--out", str(folder / "run"),
+        "--d-model", "8", "--n-layers", "1", "--n-heads", "2", "--seq-len", "16", "--batch-size", "2",
+        "--tokens", "256", "--checkpoint-every", "6", "--n-evals", "1", "--quiet",
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCALELAB_CACHE", str(folder / "cache"))
+        assert main(words) == 0
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """The trained run's folder, a copy to damage."""
+    return Path(shutil.copytree(trained / "run", tmp_path / "run"))

@@ -156,6 +156,10 @@ def tokenizer_file(folder: Path, content: bytes) -> Path:
     return folder / "tokenizer.json"
 
 
+def load_made_of(content: bytes) -> Callable[[Path], object]:
+    return lambda folder: load_tokenizer(tokenizer_file(folder, content))
+
+
 def saved_bpe(folder: Path) -> bytes:
     train_bpe([PROSE], 270).save(folder / "whole.json")
     return (folder / "whole.json").read_bytes()
@@ -168,10 +172,10 @@ TOKENIZER_CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "tokenizer trained on nothing": (lambda at: train_bpe([], 300), "text"),
     "tokenizer trained on empty texts": (lambda at: train_bpe(["", ""], 300), "text"),
     "tokenizer file that is missing": (lambda at: load_tokenizer(at / "tokenizer.json"), "tokenizer.json"),
-    "tokenizer file that is empty": (lambda at: load_tokenizer(tokenizer_file(at, b"")), "tokenizer.json"),
-    "tokenizer file that is binary": (lambda at: load_tokenizer(tokenizer_file(at, b"\xff\0")), "tokenizer.json"),
-    "tokenizer file that is not JSON": (lambda at: load_tokenizer(tokenizer_file(at, b"bpe")), "tokenizer.json"),
-    "tokenizer file that is a list": (lambda at: load_tokenizer(tokenizer_file(at, b"[]")), "tokenizer.json"),
+    "tokenizer file that is empty": (load_made_of(b""), "tokenizer.json"),
+    "tokenizer file that is binary": (load_made_of(b"\xff\0"), "tokenizer.json"),
+    "tokenizer file that is not JSON": (load_made_of(b"bpe"), "tokenizer.json"),
+    "tokenizer file that is a list": (load_made_of(b"[]"), "tokenizer.json"),
     "tokenizer file of another kind": (
         lambda at: load_tokenizer(tokenizer_file(at, b'{"kind": "wordpiece"}')), "tokenizer.json",
     ),

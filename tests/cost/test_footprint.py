@@ -24,6 +24,10 @@ NEOX = {
 }  # fmt: skip
 
 
+# What the decoder does on a CPU: see scalelab.models.attention.
+KERNEL = {"fp32": "fused", "bf16": "plain"}
+
+
 def _batch(config: DecoderConfig, batch_size: int, seq_len: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(config.vocab_size, (batch_size, seq_len + 1), generator=generator)
@@ -88,16 +92,38 @@ def _random_decoder(draw: random.Random) -> DecoderConfig:
 @pytest.mark.parametrize("seed", range(15))
 def test_activations_are_what_autograd_keeps_to_the_byte(seed: int, precision: str) -> None:
     draw = random.Random(seed)
-    config, batch_size, seq_len = _random_decoder(draw), draw.randint(1, 4), draw.randint(2, 48)
+    config, batch_size, seq_len = _random_decoder(draw), draw.randint(2, 5), draw.randint(2, 48)
     # Token counts that no width equals, so that no activation has a weight's shape.
     while batch_size * seq_len in {p.shape[i] for p in Decoder(config, device="meta").parameters()
                                    for i in range(p.ndim)}:  # fmt: skip
         seq_len = seq_len % 48 + 1
-    predicted = memory(config, batch_size=batch_size, seq_len=seq_len, precision=precision)
+    predicted = memory(
+        config, batch_size=batch_size, seq_len=seq_len, precision=precision, attention=KERNEL[precision]
+    )
     activations, copies = _saved_for_backward(config, batch_size, seq_len, precision)
     assert predicted.activations_bytes == activations
     assert predicted.weights_bytes == 4 * count_params(config) + copies
     assert sum(predicted.activation_parts.values()) == predicted.activations_bytes
+
+
+@pytest.mark.parametrize("shape", [GPT, LLAMA, NEOX], ids=["gpt", "llama", "neox"])
+def test_fused_attention_in_bf16_keeps_what_is_counted_to_the_byte(shape: dict[str, Any]) -> None:
+    config = DecoderConfig(n_layers=2, **{**shape, "d_model": 32, "vocab_size": 70, "seq_len": 1024})
+    predicted = memory(config, batch_size=2, seq_len=1024, precision="bf16", attention="fused")
+    activations, copies = _saved_for_backward(config, 2, 1024, "bf16")
+    assert predicted.activations_bytes == activations
+    assert predicted.weights_bytes == 4 * count_params(config) + copies
+
+
+def test_plain_attention_costs_four_times_as_much_more_for_twice_the_tokens() -> None:
+    def more(seq_len: int) -> int:
+        kept = {
+            kernel: memory("gpt2", batch_size=2, seq_len=seq_len, attention=kernel).activations_bytes
+            for kernel in ("fused", "plain")
+        }
+        return kept["plain"] - kept["fused"]
+
+    assert more(1024) / more(512) == pytest.approx(4, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +194,9 @@ def test_peak_is_what_a_step_is_measured_to_hold_to_two_per_cent(
 ) -> None:
     config = DecoderConfig(n_layers=3, **shape)
     predicted = memory(
-        config, batch_size=batch_size, seq_len=64, precision=precision, accumulate=accumulate
-    ).peak_bytes
+        config, batch_size=batch_size, seq_len=64, precision=precision, accumulate=accumulate,
+        attention=KERNEL[precision],
+    ).peak_bytes  # fmt: skip
     assert predicted == pytest.approx(_measured_peak(config, batch_size, 64, precision, accumulate), rel=0.02)
 
 
@@ -206,6 +233,7 @@ def test_log_probabilities_are_most_of_what_a_small_model_with_a_large_vocabular
         ({"batch_size": 0}, "batch_size must be a whole number"),
         ({"seq_len": 4096}, "seq_len=4096 exceeds"),
         ({"accumulate": 0}, "accumulate must be a whole number"),
+        ({"attention": "flash"}, "attention must be one of fused, plain; got 'flash'"),
     ],
 )
 def test_impossible_steps_are_refused_by_name(change: dict[str, Any], says: str) -> None:

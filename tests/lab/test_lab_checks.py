@@ -192,6 +192,7 @@ def test_a_check_leaves_the_labs_random_numbers_and_gradient_mode_alone(exercise
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 def test_a_loss_that_cannot_train_is_refused() -> None:
     loss = EXERCISES["next_token_loss"]
     for cut in (lambda x: x.item(), lambda x: x.detach(), lambda x: float(x)):
@@ -224,14 +225,26 @@ def test_accumulating_by_one_big_batch_is_refused() -> None:
     assert verdict.mistakes == ("one big batch",)
 
 
-UNLISTED = {
-    "next_token_loss": [
-        lambda logits, tokens, pad_id: logits.mean(),
-        lambda logits, tokens, pad_id: (
-            -logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0][tokens[:, :-1] != pad_id].mean()
-        ),
-        lambda logits, tokens, pad_id: (logits[:, :-1].log_softmax(1).mean()),
-    ],
+def masked_by_the_input(logits: Any, tokens: Any, pad_id: int) -> Any:
+    nats = -logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
+    return nats[tokens[:, :-1] != pad_id].mean()
+
+
+def root_decay(step: int, *, peak: float, warmup_steps: int, **_: Any) -> float:
+    return peak * min((step + 1) / warmup_steps, (warmup_steps / (step + 1)) ** 0.5)
+
+
+def one_micro_batch(model: Any, micro_batches: Any, **settings: Any) -> Any:
+    return EXERCISES["accumulate_gradients"].reference(model, micro_batches[-1:], **settings)
+
+
+def norm_after_clipping(model: Any, micro_batches: Any, *, clip_norm: float, loss_scale: float) -> Any:
+    reference = EXERCISES["accumulate_gradients"].reference
+    return min(clip_norm, reference(model, micro_batches, clip_norm=clip_norm, loss_scale=loss_scale))
+
+
+UNLISTED: dict[str, list[Any]] = {
+    "next_token_loss": [lambda logits, tokens, pad_id: logits.mean(), masked_by_the_input],
     "adamw_step": [
         lambda param, grad, m, v, step, **k: (param, m, v),
         lambda param, grad, m, v, step, *, lr, **k: (param - lr * grad, m, v),
@@ -240,17 +253,14 @@ UNLISTED = {
     "learning_rate": [
         lambda step, *, peak, **k: peak,
         lambda step, *, peak, total_steps, **k: peak * (1 - step / total_steps),
-        lambda step, *, peak, warmup_steps, **k: peak * min((step + 1) / warmup_steps, (warmup_steps / (step + 1)) ** 0.5),
+        root_decay,
     ],
-    "accumulate_gradients": [
-        lambda model, batches, **k: (EXERCISES["accumulate_gradients"].reference(model, batches[-1:], **k)),
-        lambda model, batches, **k: (EXERCISES["accumulate_gradients"].reference(model, batches, **k), 1.0)[1],
-    ],
+    "accumulate_gradients": [one_micro_batch, norm_after_clipping],
     "step_bill": [
-        lambda l, d, f, v, t, b: (6 * b * t * (12 * l * d * d), 16 * 12 * l * d * d),
-        lambda l, d, f, v, t, b: (0, 0),
+        lambda n_layers, d, f, v, t, b: (6 * b * t * 12 * n_layers * d * d, 16 * 12 * n_layers * d * d),
+        lambda *sizes: (0, 0),
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("name", "number"), [(n, i) for n, a in UNLISTED.items() for i in range(len(a))])

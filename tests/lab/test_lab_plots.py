@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -43,7 +44,7 @@ def test_names_of_lines_that_end_close_together_do_not_overlap() -> None:
     figure, axes = plots.curve(lines, **LABELS)
     figure.draw_without_rendering()
     boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
-    for below, above in zip(boxes, boxes[1:], strict=False):
+    for below, above in itertools.pairwise(boxes):
         assert above.y0 >= below.y0 + 0.6 * below.height
 
 

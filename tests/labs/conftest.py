@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import sys
 import textwrap
 from collections.abc import Callable
@@ -171,8 +170,3 @@ def broken(executed_path: Path, tmp_path: Path) -> Callable[[Callable[[NotebookN
         return lint_labs.problems(path)
 
     return problems
-
-
-def all_labs() -> list[Path]:
-    """The labs of the repository; SCALELAB_LABS names another folder."""
-    return sorted(Path(os.environ.get("SCALELAB_LABS", ROOT / "labs")).glob("*/*.ipynb"))

@@ -7,6 +7,7 @@ so `scalelab generate` cuts a prompt as training cut its text.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,8 @@ def fill_in(tables: Mapping[str, Table]) -> RunSettings:
         top["tokenizer"] = "symbols"
     if "vocab_size" in given and top["tokenizer"] != "bpe":
         raise ConfigError(
-            f"vocab_size={given['vocab_size']} is for bpe; the tokenizer {top['tokenizer']} has a size of its own"
+            f"vocab_size={given['vocab_size']} is for bpe; "
+            f"the tokenizer {top['tokenizer']} has a size of its own"
         )
     return RunSettings(
         top=top, model={**MODEL_DEFAULTS, **tables["model"]}, train={**TRAIN_DEFAULTS, **tables["train"]}
@@ -108,7 +110,8 @@ def refuse_changes(kept: RunSettings, asked: Mapping[str, Table]) -> None:
         options: dict[str, Setting] = {setting.name: setting for setting in TABLES[table]}
         for name, value in asked[table].items():
             wanted = list(value) if isinstance(value, tuple) else value  # as JSON keeps it
-            wanted = _wherever(wanted) if name == "corpus" else wanted
+            if name == "corpus":
+                wanted = _wherever(value)
             if name == "out" or (name in values and values[name] == wanted):
                 continue
             had = repr(values[name]) if name in values else "its default"
@@ -122,12 +125,17 @@ def refuse_existing(out: Path) -> None:
     """Refuse a folder for a new run that holds anything.
 
     Raises:
-        ConfigError: it holds a run, or other files, or is a file itself.
+        ConfigError: it holds a run, or other files, or is a file itself, or cannot be made.
     """
     if (out / SETTINGS_FILE).exists():
         raise ConfigError(f"{out} holds a run already: go on with it by --resume, or choose another --out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is no empty folder: choose another --out")
+    above = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):  # found now, not after the text is read
+        raise ConfigError(
+            f"cannot make {out}: {above} is no folder that can be written; choose another --out"
+        )
 
 
 def _wherever(corpus: str) -> str:

@@ -1,7 +1,7 @@
 """`scalelab train`: from flags or a TOML file to a trained model, its record, and text from it.
 
-Progress goes to standard error, the summary to standard output. A run that was killed goes on with `--resume`.
-Taught in book/transformers/training.md.
+Progress goes to standard error, the summary to standard output. A run that was killed goes on
+with `--resume`. Taught in book/transformers/training.md.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def summary(record: RunRecord, out: Path) -> str:
     """What was trained, what it reached, and where things are."""
     rate = record.n_tokens / record.seconds if record.seconds > 0 else 0.0
     lines = [
-        f"{format_count(record.n_params)} parameters, {format_count(record.n_tokens)} tokens of {record.corpus} "
-        f"({record.epochs:.2f} epochs) cut by {record.tokenizer}, {record.flops:.3g} FLOPs",
+        f"{format_count(record.n_params)} parameters, {format_count(record.n_tokens)} tokens of "
+        f"{record.corpus} ({record.epochs:.2f} epochs) cut by {record.tokenizer}, {record.flops:.3g} FLOPs",
         f"held-out loss {record.loss_nats:.4f} nats per token, {record.bits_per_byte:.4f} bits per byte",
         f"{format_seconds(record.seconds)}, {format_count(rate)} tokens/s on {record.device}",
         f"run, checkpoints and record: {out}",
@@ -103,7 +103,7 @@ def _out(asked: Mapping[str, Table]) -> Path:
 
 
 def _prepare(settings: RunSettings, out: Path, args: argparse.Namespace) -> Trainer:
-    """A trainer that stands at the run's newest checkpoint or at its beginning; its folder has its settings."""
+    """A trainer at the run's newest checkpoint or its beginning; the folder has what `--resume` needs."""
     _configs(settings, vocab_size=settings.top["vocab_size"])  # refuse these before any text is read
     from scalelab.data import corpus, encode_corpus, load_tokenizer
     from scalelab.train import CheckpointFolder, SingleProcess, Trainer, load_checkpoint
@@ -137,7 +137,7 @@ def _configs(settings: RunSettings, vocab_size: int) -> tuple[DecoderConfig, Tra
     model = decoder_config(settings.model, vocab_size)
     training = train_config_from_dict({**settings.train, "seq_len": model.seq_len})
     if training.checkpoint_every is None:
-        every = max(1, training.n_steps // CHECKPOINTS_PER_RUN)
+        every = -(-training.n_steps // CHECKPOINTS_PER_RUN)
         training = dataclasses.replace(training, checkpoint_every=every)
     return model, training
 

@@ -10,8 +10,8 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +33,9 @@ def sha256_of_file(path: Path) -> str:
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that it is either the old one or the whole new one, whatever happens."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = _beside(path, ".tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -55,14 +55,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     killed between the two leaves no folder of that name; `remove_leftovers` puts the old one back.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    temporary = _beside(path, ".tmp")
+    temporary.mkdir()
     try:
         yield temporary
         for file in temporary.iterdir():
             _sync_file(file)
         _sync_folder(temporary)
         if path.exists():
-            retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
+            retired = _beside(path, ".old")
+            retired.mkdir()
             os.replace(path, retired / path.name)
             os.replace(temporary, path)
             shutil.rmtree(retired, ignore_errors=True)
@@ -120,7 +122,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} holds no {MANIFEST}: it is not a checkpoint, or its writing was cut"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read as JSON ({error}); use an older checkpoint") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise CheckpointError(f"{file} does not list its files: it is not a manifest of ours, or damaged")
@@ -173,6 +175,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """A free hidden name next to `path`. (The tempfile module's could be read by their owner alone.)"""
+    return path.parent / f".{path.name}.{secrets.token_hex(6)}{suffix}"
 
 
 def _sync_file(path: Path) -> None:

@@ -47,11 +47,10 @@ class RandomStream:
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self._cuda = device if device.type == "cuda" else None
+        self._own: dict[str, torch.Tensor] | None = None  # where this stream stands, outside its blocks
+        self._callers: dict[str, torch.Tensor] | None = None  # what to put back, inside one
         with self:
             self._seed_generators(seed)
-
-    _own: dict[str, torch.Tensor] | None = None
-    _callers: dict[str, torch.Tensor] | None = None
 
     def __enter__(self) -> RandomStream:
         assert self._callers is None, "a stream cannot be entered twice"

@@ -6,7 +6,8 @@ models with long batches the vocabulary's log-probabilities are the largest of a
 What is counted is what this package's decoder and training loop hold: parameters, gradients and optimiser
 state in fp32 whatever the precision; with "bf16" and "fp16" torch's autocast keeps, beside the fp32 master
 weights, a 16-bit copy of every matrix until the backward pass has used it, and the residual stream stays in
-fp32. Attention is fused, so no T x T matrix is kept; nothing is recomputed; dropout's masks are not counted.
+fp32. Fused attention keeps no T x T matrix; the decoder uses it but for bf16 training on a CPU below 1,024
+tokens, where plain products are faster. Nothing is recomputed; dropout's masks are not counted.
 Source: compare Korthikanti et al. 2022, arXiv:2205.05198, section 4 (with dropout, unfused attention).
 Taught in book/transformers/training.md.
 """
@@ -23,6 +24,7 @@ from scalelab.cost.parameters import matrix_weights, params
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Optimizer = Literal["adamw", "momentum", "sgd"]
+AttentionKernel = Literal["fused", "plain"]
 
 FULL = 4  # bytes of fp32: parameters, gradients, optimiser state, residual stream, statistics, loss
 INDEX = 8  # bytes of int64: tokens and targets
@@ -63,6 +65,7 @@ def memory(
     precision: str = "fp32",
     optimizer: str = "adamw",
     accumulate: int = 1,
+    attention: str = "fused",
 ) -> Memory:
     """Count the bytes of one training step.
 
@@ -73,22 +76,26 @@ def memory(
         precision: "fp32", or "bf16" or "fp16" by autocast with fp32 master weights.
         optimizer: "adamw", "momentum" (SGD with it) or "sgd".
         accumulate: micro-batches a step; from the second on, gradients are there when backward starts.
+        attention: "fused" keeps one number of each row of scores, "plain" the whole T x T weights (the
+            decoder's way in bf16 on a CPU, T < 1,024).
 
     Raises:
         ConfigError: no decoder, a size that is no positive whole number, a sequence beyond its context, or
-            an unknown precision or optimiser.
+            an unknown precision, optimiser or kernel.
     """
     c = as_decoder(config, "memory")
     check_batch(c, batch_size, seq_len)
     check_choice("precision", precision, get_args(Precision))
     check_choice("optimizer", optimizer, get_args(Optimizer))
     check_positive_int("accumulate", accumulate)
+    check_choice("attention", attention, get_args(AttentionKernel))
     n_params = params(c).total
     copies = 0 if precision == "fp32" else 2 * matrix_weights(c)
     weights = FULL * n_params + copies
     gradients = FULL * n_params
     state = FULL * n_params * STATE_PER_PARAMETER[optimizer]
-    parts = _activations(c, batch_size, seq_len, 4 if precision == "fp32" else 2)
+    size = FULL if precision == "fp32" else 2
+    parts = _activations(c, batch_size, seq_len, size, is_fused=attention == "fused")
     kept = sum(parts.values())
     # The gradients of the log-probabilities and of the logits meet what is kept.
     backward_starts = weights + kept + 2 * FULL * batch_size * seq_len * c.vocab_size
@@ -106,20 +113,23 @@ def memory(
     )
 
 
-def _activations(c: DecoderConfig, batch_size: int, seq_len: int, size: int) -> dict[str, int]:
+def _activations(
+    c: DecoderConfig, batch_size: int, seq_len: int, size: int, *, is_fused: bool
+) -> dict[str, int]:
     """Bytes kept for backward, by part; `size` is that of a number that enters a matrix product."""
     n = batch_size * seq_len
     rope_layers = sum(c.uses_rope(layer) for layer in range(c.n_layers))
     # Parallel branches read one stream, which is kept once; otherwise each norm has a stream of its own.
     streams = c.n_layers * (1 if c.parallel_residual else 2) + 1
-    attention, rotation = _attention(c, n, size)
-    # Without autocast all layers share one pair of fp32 tables; with it each layer casts its own.
-    tables = c.rotary_width * seq_len * size * (min(rope_layers, 1) if size == FULL else rope_layers)
+    attention, turned = _fused_attention(c, n, size) if is_fused else _plain_attention(c, n, seq_len, size)
+    # Without autocast all layers share one pair of fp32 tables; with it each layer casts one for its queries
+    # and one for its keys.
+    tables = c.rotary_width * seq_len * size * (min(rope_layers, 1) if size == FULL else 2 * rope_layers)
     return {
         "tokens and targets": 2 * n * INDEX,
         "residual stream": streams * n * c.d_model * FULL,
         "norms": (2 * c.n_layers + 1) * _norm(c, n),
-        "attention": c.n_layers * attention + rope_layers * rotation + tables,
+        "attention": c.n_layers * attention + rope_layers * turned + tables,
         "feed-forward": c.n_layers * _feed_forward(c, n, size),
         "head": n * c.d_model * size,
         "log-probabilities": n * c.vocab_size * FULL + FULL,  # and the number of targets they are divided by
@@ -131,7 +141,7 @@ def _norm(c: DecoderConfig, n: int) -> int:
     return 2 * n * FULL if c.norm == "layernorm" else n * FULL + n * c.d_model * FULL
 
 
-def _attention(c: DecoderConfig, n: int, size: int) -> tuple[int, int]:
+def _fused_attention(c: DecoderConfig, n: int, size: int) -> tuple[int, int]:
     """Bytes for each layer, and the further bytes where queries and keys are turned."""
     queries, keys = c.n_heads * c.head_width, c.kv_heads * c.head_width
     normed = n * c.d_model * size
@@ -141,6 +151,19 @@ def _attention(c: DecoderConfig, n: int, size: int) -> tuple[int, int]:
     # Turned queries and keys are new tensors; the old ones stay, because the values lie in the same storage.
     turned = n * (queries + keys) * size
     return normed + projected + mixed + log_sums, turned
+
+
+def _plain_attention(c: DecoderConfig, n: int, seq_len: int, size: int) -> tuple[int, int]:
+    """The same for plain products, from two sequences a batch and two heads on.
+
+    Queries, keys and values are copied head by head (keys and values once for each query head), so what they
+    were copied from need not stay, turned or not.
+    """
+    normed = n * c.d_model * size
+    copies = 3 * n * c.n_heads * c.head_width * size
+    weights = n * c.n_heads * seq_len * size
+    mixed = n * c.n_heads * c.head_width * size
+    return normed + copies + weights + mixed, 0
 
 
 def _feed_forward(c: DecoderConfig, n: int, size: int) -> int:

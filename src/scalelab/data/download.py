@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import secrets
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -37,9 +37,8 @@ def download(url: str, place: Path, *, sha256: str | None, progress: Progress | 
     temporary = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.", suffix=".tmp")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        temporary = place.parent / f".{place.name}.{secrets.token_hex(6)}.tmp"
+        with open(temporary, "xb") as file:
             found = _receive(url, file, progress, way_out)
             file.flush()
             os.fsync(file.fileno())

@@ -5,7 +5,7 @@
     lab = scalelab.lab.start("transformers/training", seed=0)
 
 Nothing here is needed to train or to count; a lab's plumbing lives here so that its cells show the subject.
-Chapters draw with `scalelab.lab.plots` where there is no torch, so the lab itself is loaded when it is asked for.
+Chapters use `scalelab.lab.plots` where there is no torch, so the lab itself is loaded when asked for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a machine really does: how fast it multiplies matrices, and how many bytes a piece of work held at its peak.
+"""What a machine really does: how fast it multiplies matrices, how many bytes a piece of work held at most.
 
 Taught in book/transformers/training.md.
 """
@@ -47,7 +47,7 @@ def matmul_flops_per_s(
 def peak_bytes(work: Callable[[], object], device: torch.device | str = "cpu") -> int:
     """The most bytes of tensors that `work` held at once, beyond what was held before it began.
 
-    On a CPU every allocation and release is recorded by torch's profiler; on a GPU its allocator keeps the peak.
+    On a CPU torch's profiler records every allocation and release; on a GPU the allocator keeps the peak.
     Bytes of tensors only: the interpreter, the libraries and their work space come on top.
     """
     import torch

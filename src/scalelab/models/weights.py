@@ -128,7 +128,7 @@ def _load(name: str | os.PathLike[str]) -> PreTrainedModel:
         raise WeightsError(f"no model folder at {name}")
     try:
         config = library.AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the hub and its validation raise kinds of their own
         raise WeightsError(f"cannot read a model's config from {name!r}: {error}") from None
     form = _format_of(config, name)
     _read_config(form, config)
@@ -143,7 +143,7 @@ def _load(name: str | os.PathLike[str]) -> PreTrainedModel:
 
 
 def _format_of(config: Any, found: object) -> Format:
-    kind = getattr(config, "model_type", None)
+    kind = str(getattr(config, "model_type", ""))
     if kind not in FORMATS:
         known = ", ".join(form.CLASS_NAME for form in FORMATS.values())
         what = f"of type {kind!r}" if kind else f"found as {found!r:.80}"
@@ -161,6 +161,7 @@ def _read_config(form: Format, config: Any) -> DecoderConfig:
 def _check_head(theirs: Mapping[str, Tensor], model: PreTrainedModel, config: DecoderConfig) -> None:
     """A config that says "tied" over two different tables would silently lose one of them."""
     table = model.get_input_embeddings().weight
+    assert isinstance(table, torch.Tensor)
     if config.tie_embeddings and not torch.equal(theirs["lm_head.weight"], table):
         raise WeightsError(
             "tie_word_embeddings is set, but the head's weights differ from the input table's: "

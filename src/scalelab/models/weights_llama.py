@@ -126,9 +126,9 @@ def read_weights(theirs: Mapping[str, Tensor], config: DecoderConfig) -> dict[st
 def write_weights(ours: Mapping[str, Tensor], config: DecoderConfig) -> dict[str, Tensor]:
     """The reverse of `read_weights`."""
     theirs = {their: ours[our] for our, their in _names(config)}
-    sizes = [heads * config.head_width for heads in (config.n_heads, config.kv_heads, config.kv_heads)]
+    ends = [config.n_heads * config.head_width, (config.n_heads + config.kv_heads) * config.head_width]
     for our, their in _qkv_names(config):
-        for part, tensor in zip(QKV, ours[our].split(sizes), strict=True):
+        for part, tensor in zip(QKV, ours[our].tensor_split(ends), strict=True):
             theirs[their.format(part)] = tensor
     return theirs
 
@@ -165,7 +165,8 @@ def _read_rope(config: Any) -> tuple[float, RopeScaling | None]:
         raise WeightsError(f"Llama with rope_type={kind!r} is not supported; known: default, llama3")
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise WeightsError(
-            f"Llama with partial_rotary_factor={rope['partial_rotary_factor']!r} is not supported; needed: 1.0"
+            f"Llama with partial_rotary_factor={rope['partial_rotary_factor']!r} is not supported; "
+            "needed: 1.0"
         )
     theta = float(rope["rope_theta"])
     if kind == "default":

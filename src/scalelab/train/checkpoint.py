@@ -27,6 +27,7 @@ from scalelab.core.errors import CheckpointError, ConfigError
 from scalelab.train.config import TrainConfig, train_config_from_dict, train_config_to_dict
 from scalelab.train.history import History, history_from_tensors
 from scalelab.train.precision import PrecisionPlan, plan_from_dict
+from scalelab.train.soundness import check_sound
 
 FORMAT = "scalelab-checkpoint"
 FORMAT_VERSION = 1
@@ -122,7 +123,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             "use an older checkpoint"
         )
     _check_format(path, stored)
-    return _assemble(path, stored, tensors)
+    return check_sound(path, _assemble(path, stored, tensors))
 
 
 class CheckpointFolder:
@@ -202,7 +203,7 @@ class CheckpointFolder:
 
     def _remove(self, path: Path) -> None:
         # First out of sight in one step: a kill while files are deleted must not leave half a checkpoint.
-        hidden = self.folder / f".{path.name}.{os.getpid()}.tmp"
+        hidden = self.folder / f".{path.name}.{os.getpid()}.old"
         os.replace(path, hidden)
         shutil.rmtree(hidden, ignore_errors=True)
 
