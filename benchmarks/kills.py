@@ -4,10 +4,10 @@
     python benchmarks/kills.py --kills 6 --inside 2
 
 The model is a small lab's (3 layers, width 96, vocabulary 512, on the standard library's source); runs are
-short, with a checkpoint every few steps. Each run is a forked child of one process that has torch imported and
-has started no threads, so a kill costs a run, not an import. "Inside the writing" is seen after the kill: the
-half-written folder is still there. Compared are all tensor files of the last checkpoint: weights, optimiser,
-random state, history.
+short, with a checkpoint every few steps. Each run is a forked child of one process that has torch imported
+and has started no threads, so a kill costs a run, not an import. "Inside the writing" is seen after the kill:
+the half-written folder is still there. Compared are all tensor files of the last checkpoint: weights,
+optimiser, random state, history.
 """
 
 from __future__ import annotations
@@ -99,10 +99,12 @@ def kill_and_resume(
         worker = fork(run, run_dir)
         aimed = tally.inside < args.inside and (trial % 3 == 0 or tally.kills + 2 * args.inside >= args.kills)
         if aimed:
-            wait_for_writing(run_dir, rng.randint(1, STEPS // EVERY), duration)
-            time.sleep(rng.uniform(0, 0.01))
+            watch(run_dir, rng.randint(1, STEPS // EVERY), duration, whole=False)
+            time.sleep(rng.uniform(0, 0.004))  # a writing takes longer than that
         else:
-            time.sleep(rng.uniform(0, duration))
+            # By progress, not by the clock: on a busy machine the clock would kill all runs near their start.
+            watch(run_dir, rng.randrange(STEPS // EVERY), duration, whole=True)
+            time.sleep(rng.uniform(0, duration * EVERY / STEPS))
         os.kill(worker, signal.SIGKILL)
         if not os.WIFSIGNALED(os.waitpid(worker, 0)[1]):
             tally.finished_first += 1
@@ -142,19 +144,19 @@ def bits_of(run_dir: Path) -> dict[str, str]:
     return {file.name: sha256_of_file(file) for file in last.iterdir() if file.name != MANIFEST}
 
 
-def wait_for_writing(run_dir: Path, count: int, patience_s: float) -> None:
-    """Return when the count-th writing of a checkpoint has begun, or patience is at its end."""
-    folder, seen, inside = run_dir / "checkpoints", 0, False
-    deadline = time.perf_counter() + 3 * patience_s
+def watch(run_dir: Path, count: int, duration: float, *, whole: bool) -> None:
+    """Return when so many checkpoints are written (`whole`), or that many writings have begun."""
+    deadline = time.perf_counter() + 20 * duration
+    wanted = (count if whole else count - 1) * EVERY  # the step of the last whole checkpoint by then
     while time.perf_counter() < deadline:
-        try:
-            writing = any(name.endswith(".tmp") for name in os.listdir(folder))
-        except FileNotFoundError:
-            writing = False
-        seen += writing and not inside
-        inside = writing
-        if seen >= count:
+        names = os.listdir(run_dir / "checkpoints") if (run_dir / "checkpoints").is_dir() else []
+        newest = max(
+            (int(name.removeprefix("step-")) for name in names if name.startswith("step-")), default=0
+        )
+        writing = any(name.startswith(".step-") and name.endswith(".tmp") for name in names)
+        if newest >= wanted and (whole or writing):
             return
+        time.sleep(0.0005)
 
 
 def prepare(root: Path) -> TokenData:

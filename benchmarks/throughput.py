@@ -1,8 +1,9 @@
 """Training tokens per second of our Decoder against transformers' GPT2LMHeadModel, on this machine's CPU.
 
 Both start from the same weights (their losses are compared first), see the same batch, and step with the
-same fused AdamW; dropout is 0 and attention is torch's fused kernel in both. They take turns, round by
-round, so that whatever else the machine does falls on both; the ratio is taken within each round.
+same fused AdamW; dropout is 0, and theirs uses torch's fused attention. Each lives in a process of its own,
+as a user's would, so that none inherits the memory another has warmed up. They take turns, round by round,
+so that whatever else the machine does falls on all; ratios are taken within a round.
 
 `transformers` is measured with both of its ways to compute GPT-2's GELU: "gelu_new", its default, which
 writes the formula out in eight steps, and "gelu_pytorch_tanh", the fused kernel that ours calls.
@@ -15,11 +16,13 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import multiprocessing
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -66,26 +69,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    transformers.logging.set_verbosity_error()
-    results = {name: measure(SHAPES[name], options.rounds, options.seconds) for name in options.shapes}
-    report = {"machine": describe_machine(), "settings": vars(options) | {"out": None}, "results": results}
-    report["settings"].pop("out")
+    results = {
+        name: measure(SHAPES[name], options.rounds, options.seconds, options.threads)
+        for name in options.shapes
+    }
+    settings = {"rounds": options.rounds, "seconds_per_turn": options.seconds, "threads": options.threads}
+    report = {"machine": describe_machine(), "settings": settings, "results": results}
     write_atomic(options.out, (json.dumps(report, indent=1) + "\n").encode())
     print(f"written: {options.out.name}")
 
 
-def measure(shape: Shape, rounds: int, turn_s: float) -> dict[str, object]:
+def measure(shape: Shape, rounds: int, turn_s: float, n_threads: int) -> dict[str, object]:
     """Tokens per second of every contender, and ratios within rounds."""
-    steps = contenders(shape)
-    for step in steps.values():  # warm up: allocations, thread pools, weights repacked once
-        step()
-    durations_s: dict[str, list[float]] = {name: [] for name in steps}
-    repeats = max(1, round(turn_s / timed(steps[FUSED], 2)))
-    for number in range(rounds):
-        # Forwards and backwards in turn, so that no contender always follows the same one.
-        for name in list(steps) if number % 2 == 0 else reversed(steps):
-            durations_s[name].append(timed(steps[name], repeats))
+    workers = {name: Worker(name, shape, n_threads) for name in (OURS, OURS_BF16, FUSED, DEFAULT)}
+    try:
+        losses = {name: worker.first_loss() for name, worker in workers.items()}
+        for name, loss in losses.items():
+            assert abs(loss - losses[FUSED]) < (2e-2 if name == OURS_BF16 else 1e-4), losses
+        for worker in workers.values():  # warm up: memory, thread pools
+            worker.seconds_per_step(2)
+        repeats = max(1, round(turn_s / workers[FUSED].seconds_per_step(1)))
+        durations_s: dict[str, list[float]] = {name: [] for name in workers}
+        for number in range(rounds):
+            # Forwards and backwards in turn, so that no contender always follows the same one.
+            for name in list(workers) if number % 2 == 0 else reversed(workers):
+                durations_s[name].append(workers[name].seconds_per_step(repeats))
+    finally:
+        for worker in workers.values():
+            worker.stop()
     speeds = {
         name: {"tokens_per_s": shape.tokens_per_step / statistics.median(times), **spread(times, "step_s")}
         for name, times in durations_s.items()
@@ -98,30 +109,63 @@ def measure(shape: Shape, rounds: int, turn_s: float) -> dict[str, object]:
     return {"shape": asdict(shape), "steps_per_turn": repeats, "speeds": speeds, "ratios": ratios}
 
 
-def contenders(shape: Shape) -> dict[str, Step]:
-    """One function per contender that takes one optimiser step and returns its loss."""
+class Worker:
+    """A contender in its own process; it idles unless asked for steps."""
+
+    def __init__(self, name: str, shape: Shape, n_threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, name, shape, n_threads), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def first_loss(self) -> float:
+        """The loss of the fresh weights; call it once, first."""
+        return self._pipe.recv()
+
+    def seconds_per_step(self, repeats: int) -> float:
+        """Mean wall time of a training step over `repeats` of them."""
+        self._pipe.send(repeats)
+        return self._pipe.recv()
+
+    def stop(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join()
+
+
+def serve(pipe: Connection, name: str, shape: Shape, n_threads: int) -> None:
+    """Take as many steps as the parent asks for, until it hangs up."""
+    torch.set_num_threads(n_threads)
+    transformers.logging.set_verbosity_error()
+    step = contender(name, shape)
+    pipe.send(step())
+    while True:
+        try:
+            repeats = pipe.recv()
+        except EOFError:
+            return
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            step()
+        pipe.send((time.perf_counter() - begin) / repeats)
+
+
+def contender(name: str, shape: Shape) -> Step:
+    """A function that takes one optimiser step and returns the loss before it."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(shape.vocab_size, (shape.batch_size, shape.seq_len + 1), generator=generator)
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-    theirs = {name: build_theirs(shape, name.split(", ")[-1]) for name in (FUSED, DEFAULT)}
-    steps: dict[str, Step] = {}
-    for name in (OURS, OURS_BF16):
-        model = from_transformers(theirs[FUSED]).train()
-        steps[name] = step_of(
-            model, lambda m: m.loss(inputs, targets), torch.bfloat16 if name == OURS_BF16 else None
-        )
-    for name, model in theirs.items():
-        steps[name] = step_of(
-            # Given its targets already shifted, it computes the very same loss as ours.
-            model,
+    theirs = build_theirs(shape, "gelu_new" if name == DEFAULT else "gelu_pytorch_tanh")
+    if name in (FUSED, DEFAULT):
+        # Given its targets already shifted, it computes the very same loss as ours.
+        return step_of(
+            theirs,
             lambda m: m(input_ids=inputs, labels=inputs, shift_labels=targets, use_cache=False).loss,
             None,
         )
-    losses = {name: step() for name, step in steps.items()}
-    assert abs(losses[OURS] - losses[FUSED]) < 1e-4, losses
-    assert abs(losses[OURS] - losses[DEFAULT]) < 1e-4, losses
-    assert abs(losses[OURS] - losses[OURS_BF16]) < 2e-2, losses
-    return steps
+    ours = from_transformers(theirs).train()
+    return step_of(ours, lambda m: m.loss(inputs, targets), torch.bfloat16 if name == OURS_BF16 else None)
 
 
 def build_theirs(shape: Shape, activation: str) -> transformers.GPT2LMHeadModel:
@@ -161,14 +205,6 @@ def step_of(
         return loss.item()
 
     return step
-
-
-def timed(step: Step, repeats: int) -> float:
-    """Mean seconds of a step."""
-    begin = time.perf_counter()
-    for _ in range(repeats):
-        step()
-    return (time.perf_counter() - begin) / repeats
 
 
 def spread(values: Sequence[float], name: str) -> dict[str, float]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB_CELL_TIMEOUT_S = 300
+STAGE_TIMEOUT_S = 1800  # a test that hangs should fail, not hold the machine for the night
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +84,15 @@ def run(stage: Stage) -> tuple[bool, float]:
     common = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
     started = time.monotonic()
     try:
-        code = subprocess.call(stage.command, cwd=ROOT, env={**os.environ, **common, **stage.environment})
+        code = subprocess.call(
+            stage.command,
+            cwd=ROOT,
+            env={**os.environ, **common, **stage.environment},
+            timeout=STAGE_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        print(f"error: stopped after {STAGE_TIMEOUT_S} s", file=sys.stderr)
+        code = 124
     except FileNotFoundError as error:
         print(f"error: cannot run it: {error}", file=sys.stderr)
         code = 127

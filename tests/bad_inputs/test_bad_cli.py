@@ -101,7 +101,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "generate from a run that is not there": (["generate", "{tmp}/run"], "{tmp}/run"),
     "generate from a folder that is no run": (["generate", "{tmp}/texts"], "settings.json"),
     "generate from a file": (["generate", "{tmp}/good.toml"], "good.toml"),
-    "generate with a temperature that is text": (["generate", "{tmp}/run", "--temperature", "warm"], "'warm'"),
+    "generate with a temperature that is text": (["generate", "{tmp}/run", "--temperature=warm"], "'warm'"),
     "generate with no tokens": (["generate", "{tmp}/run", "--max-new-tokens", "0"], "'0'"),
     "generate from no tokens": (["generate", "{tmp}/run", "--top-k", "0"], "'0'"),
     "generate with a misspelt flag": (["generate", "{tmp}/run", "--promt", "def"], "--prompt"),

@@ -193,15 +193,6 @@ TOML_CASES: dict[str, tuple[str, str]] = {
     "TOML rotary scaling that is a list": ("[model]\npositions = 'rope'\nrope_scaling = [8]", "[8]"),
 }  # fmt: skip
 
-N_KINDS = (
-    len(MODEL_CASES)
-    + len(SCALING_CASES)
-    + len(OTHER_MODEL_CASES)
-    + len(TRAIN_CASES)
-    + len(OTHER_TRAIN_CASES)
-    + len(TOML_CASES)
-)
-
 
 def named(cases: dict[str, Any]) -> Any:
     """One test a case, called by its kind."""

@@ -304,5 +304,6 @@ def test_cache_place_that_is_a_file_does_not_stop_the_work(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("SCALELAB_CACHE", str(tmp_path / "file"))
-    tokens = encode_corpus(corpus(good(tmp_path)), byte_tokenizer())
+    with pytest.warns(UserWarning, match="SCALELAB_CACHE"):
+        tokens = encode_corpus(corpus(good(tmp_path)), byte_tokenizer())
     assert len(tokens.train) > 0

@@ -79,7 +79,7 @@ def test_run_leaves_record_metrics_settings_tokenizer_and_checkpoints(trained: P
 def test_killed_run_resumes_to_the_same_bits_and_writes_the_same_text(
     texts: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    settings = ["--corpus", texts, *TINY, "--tokens", 300 * STEP, "--checkpoint-every", 50]
+    settings = ["--corpus", texts, *TINY, "--tokens", 500 * STEP, "--checkpoint-every", 50]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = subprocess.Popen(command("train", *settings, "--out", killed), stderr=subprocess.PIPE)
     deadline = time.monotonic() + 90
@@ -94,7 +94,7 @@ def test_killed_run_resumes_to_the_same_bits_and_writes_the_same_text(
         command("train", "--out", killed, "--resume", "--quiet", "--json"), capture_output=True, text=True
     )
     assert (resumed.returncode, resumed.stderr) == (0, "")
-    assert json.loads(resumed.stdout)["record"]["n_tokens"] == 300 * STEP
+    assert json.loads(resumed.stdout)["record"]["n_tokens"] == 500 * STEP
     assert main(["train", *map(str, settings), "--out", str(whole)]) == 0
     assert final_weights(killed) == final_weights(whole)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from scalelab.lab.checks import Exercise, exercises, judge
+from scalelab.lab.checks.answers import one_thread
 
 EXERCISES = exercises("transformers/training")
 MISTAKES = [(name, mistake.name) for name, exercise in EXERCISES.items() for mistake in exercise.mistakes]
@@ -76,7 +77,8 @@ def test_an_exercise_has_at_least_four_mistakes_three_hints_and_signatures_that_
 
 def test_hidden_cases_are_other_inputs_than_the_visible_ones(exercise: Exercise) -> None:
     def inputs(cases: Any) -> list[str]:
-        return [repr(exercise.observe(exercise.reference, case)) for case in cases]
+        with one_thread():
+            return [repr(exercise.observe(exercise.reference, case)) for case in cases]
 
     for seed in range(10):
         shown, hidden = inputs(exercise.cases(seed)), inputs(exercise.hidden_cases(seed))
@@ -178,18 +180,24 @@ def test_a_wrong_shape_is_told_with_both_shapes() -> None:
     assert "it should have [" in message
 
 
-def test_a_check_leaves_the_labs_random_numbers_and_gradient_mode_alone(exercise: Exercise) -> None:
+def test_a_check_leaves_the_labs_random_numbers_gradient_mode_and_threads_alone(
+    exercise: Exercise, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def noisy(*args: Any, **kwargs: Any) -> Any:
         torch.manual_seed(99)
         torch.rand(5)
         return exercise.reference(*args, **kwargs)
 
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
     assert judge(exercise, noisy, exercise.cases(0)).right
     assert torch.equal(torch.rand(3), expected)
     assert torch.is_grad_enabled()
+    assert threads == [1, 3], "one thread meanwhile, and as many as before afterwards"
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")

@@ -107,6 +107,7 @@ def _prepare(settings: RunSettings, out: Path, args: argparse.Namespace) -> Trai
     _configs(settings, vocab_size=settings.top["vocab_size"])  # refuse these before any text is read
     from scalelab.data import corpus, encode_corpus, load_tokenizer
     from scalelab.train import CheckpointFolder, SingleProcess, Trainer, load_checkpoint
+    from scalelab.train.checkpoint import FOLDER
 
     text = corpus(settings.top["corpus"], max_bytes=settings.top["max_bytes"])
     kept = out / TOKENIZER_FILE
@@ -114,7 +115,7 @@ def _prepare(settings: RunSettings, out: Path, args: argparse.Namespace) -> Trai
     model, training = _configs(settings, vocab_size=tokenizer.vocab_size)
     strategy = SingleProcess(args.device)
     _check_memory(model, training, strategy.device.type)
-    begun = args.resume and CheckpointFolder(out / "checkpoints").steps()
+    begun = args.resume and CheckpointFolder(out / FOLDER).steps()
     trainer = Trainer(
         model,
         encode_corpus(text, tokenizer),
@@ -212,6 +213,7 @@ def _parser() -> Parser:
   scalelab train --corpus my-texts/ --tokenizer bytes --precision auto --tensorboard --out runs/mine
 """,
     )
+    parser.usage = "scalelab train --out FOLDER [--config FILE] [--resume] [FLAG ...]"  # all would be a page
     parser.add_argument("--config", metavar="FILE", help="a TOML file of settings")
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in --out, with its settings"

@@ -74,7 +74,7 @@ class RandomStream:
         """Go on from a stored position.
 
         Raises:
-            CheckpointError: the position was stored on another kind of device.
+            CheckpointError: the position was stored on another kind of device, or by another generator.
         """
         wanted = ["cpu"] if self._cuda is None else ["cpu", "cuda"]
         if sorted(state) != wanted:
@@ -82,6 +82,14 @@ class RandomStream:
                 f"the stored random state is of {', '.join(sorted(state)) or 'nothing'}, this device needs "
                 f"{', '.join(wanted)}: resume on the kind of device that the run was started on"
             )
+        assert self._own is not None
+        for name, value in state.items():
+            own = self._own[name]
+            if value.dtype != own.dtype or value.shape != own.shape:
+                raise CheckpointError(
+                    f"the stored random state of {name} is {tuple(value.shape)} {value.dtype}, torch's here "
+                    f"{tuple(own.shape)} {own.dtype}: resume with the version that the run was started with"
+                )
         self._own = {name: value.clone() for name, value in state.items()}
 
     def _seed_generators(self, seed: int) -> None:

@@ -65,7 +65,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device | str = "cpu") -
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         work()
     held = most = 0
-    for event in recorded.profiler.kineto_results.events():  # type: ignore[union-attr]
+    for event in recorded.profiler.kineto_results.events():
         if event.name() == "[memory]":
             held += event.nbytes()
             most = max(most, held)

@@ -51,7 +51,7 @@ class Attention(nn.Module):
         batch, time, _ = x.shape
         n_q, n_kv = self.n_heads, self.n_kv_heads
         heads = self.qkv(x).view(batch, time, n_q + 2 * n_kv, self.d_head)  # [B, T, H + 2·KV, K]
-        q, k, v = heads.tensor_split([n_q, n_q + n_kv], dim=2)
+        q, k, v = torch.split(heads, [n_q, n_kv, n_kv], dim=2)
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)
         mixed = attend(
@@ -72,9 +72,10 @@ def attend(
 ) -> Float[Tensor, "B H T K"]:
     """softmax(q kᵀ / √K + causal mask) v by torch's fused kernel, which never stores the T × T weights.
 
-    Differs: training in bf16 on a CPU writes the products out, because the fused kernel's backward pass
-    takes 2 to 5 times as long there (torch 2.13, T 128 and 256). From T = 1,024 on the stored weights
-    would cost too much memory, and the fused kernel is used again.
+    Differs: training in bf16 on a CPU writes the products out, because forward and backward through the
+    fused kernel take 1.6 to 5 times as long there (torch 2.13, T 256 and 128). Scores are then rounded
+    to bf16 before the softmax. From T = 1,024 on the stored weights would cost too much memory, and the
+    fused kernel is used again.
     """
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad and q.shape[2] < 1024:
         return _attend_by_products(q, k, v, dropout)

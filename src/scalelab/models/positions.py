@@ -68,7 +68,7 @@ def rotate(
     half = cos.shape[-1]
     cos = cos.to(x.dtype)[:, None]  # [T, 1, R/2]: one for all heads
     sin = sin.to(x.dtype)[:, None]
-    first, second, rest = x.tensor_split([half, 2 * half], dim=-1)
+    first, second, rest = torch.split(x, [half, half, x.shape[-1] - 2 * half], dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
 
 

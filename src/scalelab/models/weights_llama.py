@@ -126,9 +126,9 @@ def read_weights(theirs: Mapping[str, Tensor], config: DecoderConfig) -> dict[st
 def write_weights(ours: Mapping[str, Tensor], config: DecoderConfig) -> dict[str, Tensor]:
     """The reverse of `read_weights`."""
     theirs = {their: ours[our] for our, their in _names(config)}
-    ends = [config.n_heads * config.head_width, (config.n_heads + config.kv_heads) * config.head_width]
+    sizes = [heads * config.head_width for heads in (config.n_heads, config.kv_heads, config.kv_heads)]
     for our, their in _qkv_names(config):
-        for part, tensor in zip(QKV, ours[our].tensor_split(ends), strict=True):
+        for part, tensor in zip(QKV, torch.split(ours[our], sizes), strict=True):
             theirs[their.format(part)] = tensor
     return theirs
 

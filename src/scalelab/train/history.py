@@ -128,9 +128,10 @@ def history_from_tensors(batch_tokens: int, tensors: Mapping[str, Tensor]) -> Hi
     """The history that `History.to_tensors` stored.
 
     Raises:
-        CheckpointError: a part is missing.
+        CheckpointError: a part is missing, or of another shape than the others.
     """
     try:
+        _check_shapes(tensors)
         return History(
             batch_tokens=batch_tokens,
             loss_nats=tensors["loss_nats"].tolist(),
@@ -140,3 +141,12 @@ def history_from_tensors(batch_tokens: int, tensors: Mapping[str, Tensor]) -> Hi
         )
     except KeyError as error:
         raise CheckpointError(f"the stored history lacks {error}: use an older checkpoint") from None
+
+
+def _check_shapes(tensors: Mapping[str, Tensor]) -> None:
+    columns = {name: tuple(tensors[name].shape) for name in ("loss_nats", "learning_rate", "grad_norm")}
+    curve = tuple(tensors["curve"].shape)
+    if set(columns.values()) != {(len(tensors["loss_nats"]),)} or curve[1:] != (2,):
+        raise CheckpointError(
+            f"the stored history has parts of shapes {columns}, curve {curve}: it is damaged"
+        )

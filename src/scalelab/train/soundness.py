@@ -1,4 +1,4 @@
-"""A checkpoint can be whole and still describe no run: its values are held against each other before any is used.
+"""A checkpoint can be whole and still describe no run: its values are checked before any is used.
 
 Checksums find damage. They do not find a checkpoint that another program wrote, or that a person edited and
 sealed again; and one wrong type met halfway through a resumption would leave a trainer half restored.
@@ -28,11 +28,11 @@ def check_sound(path: Path, checkpoint: Checkpoint) -> Checkpoint:
         path: where it lies, for the message.
 
     Raises:
-        CheckpointError: a value of the wrong type, or that contradicts another, or a weight that is not finite.
+        CheckpointError: a value of the wrong type, one that contradicts another, or weights not finite.
     """
-    for problem in (_of_values(checkpoint), _of_aliases(checkpoint), _of_tensors(checkpoint)):
-        if problem:
-            raise CheckpointError(f"{path} describes no run: {problem}; use an older checkpoint")
+    problem = _of_values(checkpoint) or _of_aliases(checkpoint) or _of_tensors(checkpoint)
+    if problem:
+        raise CheckpointError(f"{path} describes no run: {problem}; use an older checkpoint")
     return checkpoint
 
 

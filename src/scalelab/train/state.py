@@ -85,6 +85,11 @@ def load_optimizer_tensors(
         # A copy in torch's own, aligned memory: a file's tensors lie at any address, where vector code may
         # take another path. AdamW's fused form wants its step count on the parameter's device.
         optimizer.state[parameter][quantity] = value.clone().to(parameter.device)
+    quantities = {quantity for state in optimizer.state.values() for quantity in state}
+    for name, parameter in parameters.items():
+        lacking = quantities - set(optimizer.state.get(parameter, quantities))
+        if lacking:  # the step would fail on it, or count from nothing
+            raise CheckpointError(f"optimiser state of {name} lacks {', '.join(sorted(lacking))}")
 
 
 def _whole(tensor: Tensor) -> Tensor:

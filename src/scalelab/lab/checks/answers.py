@@ -6,10 +6,11 @@ shape) becomes a `Rejected` whose text goes on from "On such-and-such inputs, yo
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import linecache
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,21 @@ def call(answer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         detail = str(error).strip().split("\n")[0]
         what = type(error).__name__ + (f": {detail}" if detail else "")
         raise Rejected(f"raised {what}{_where(error)}", name=f"raised {type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread for the length of a check, and as many as before after it.
+
+    Its tensors hold tens of numbers: on a busy machine several threads would wait for each other far
+    longer than one needs.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def as_numbers(value: Any, what: str, *, index_name: str = "") -> Numbers:

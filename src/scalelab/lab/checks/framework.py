@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scalelab.lab.checks.answers import NotWritten, Numbers, Rejected, describe
+from scalelab.lab.checks.answers import NotWritten, Numbers, Rejected, describe, one_thread
 
 Answer = Callable[..., Any]
 Observation = Mapping[str, Numbers]
@@ -115,6 +115,11 @@ class Verdict:
 
 def judge(exercise: Exercise, answer: object, cases: Sequence[Case]) -> Verdict:
     """Try an answer on the cases and say what it is: right, or which mistake."""
+    with one_thread():
+        return _judge(exercise, answer, cases)
+
+
+def _judge(exercise: Exercise, answer: object, cases: Sequence[Case]) -> Verdict:
     if not callable(answer):
         return Verdict(
             outcome="broken",
