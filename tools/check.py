@@ -96,6 +96,8 @@ def run(stage: Stage) -> tuple[bool, float]:
     except FileNotFoundError as error:
         print(f"error: cannot run it: {error}", file=sys.stderr)
         code = 127
+    if code < 0:
+        print(f"error: it was ended by signal {-code}", file=sys.stderr)
     return code == 0, time.monotonic() - started
 
 

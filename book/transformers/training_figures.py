@@ -22,7 +22,7 @@ from scalelab.lab import plots
 from scalelab.lab.records import study_json, study_runs
 
 STUDY = "transformers/training"
-LAB = DecoderConfig(n_layers=3, d_model=96, n_heads=3, vocab_size=512, seq_len=128)
+LAB = DecoderConfig(n_layers=3, d_model=96, n_heads=3, vocab_size=1024, seq_len=128, positions="rope")
 LAB_BATCH = 8
 TOKENS_AXIS = FuncFormatter(lambda value, _: format_count(value).replace(".00", "").replace(" ", ""))
 
@@ -45,13 +45,14 @@ def numbers() -> dict[str, str]:
     return {
         "n_params": f"{counts.total:,}",
         "n_matmul": f"{counts.matmul:,}",
-        "vocab_size": f"{LAB.vocab_size}",
+        "vocab_size": f"{LAB.vocab_size:,}",
         "d_model": f"{LAB.d_model}",
         "ln_v": f"{math.log(LAB.vocab_size):.2f}",
         "n_tokens": f"{n_tokens / 1e6:.1f} million",
         "lab_seconds": f"{seconds:.0f}",
         "lab_bpb": f"{statistics.mean(bits):.2f}",
         "lab_bpb_spread": f"{max(bits) - min(bits):.2f}",
+        "table_bpb": f"{statistics.mean(run.bits_per_byte for run in study_runs(STUDY, 'minute-table')):.2f}",
         "gzip_bpb": f"{compressors['gzip']:.2f}",
         "xz_bpb": f"{compressors['xz']:.2f}",
         "xz_primed_bpb": f"{compressors['xz primed']:.2f}",

@@ -35,32 +35,34 @@ from scalelab.train import TrainConfig, Trainer
 OUT = Path(scalelab.__file__).parent / "lab" / "records" / "transformers" / "training"
 COMMAND = "python studies/transformers/training.py"
 SEEDS = (0, 1, 2)
-RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 WIDTHS = (64, 96, 128, 192, 256, 384, 512)
 
-LAB_MODEL = DecoderConfig(n_layers=3, d_model=96, n_heads=3, vocab_size=512, seq_len=128)
+LAB_MODEL = DecoderConfig(n_layers=3, d_model=96, n_heads=3, vocab_size=1024, seq_len=128, positions="rope")
 LAB_RUN = TrainConfig(
-    n_tokens=2_400_000,
+    n_tokens=2_000_000,
     batch_size=8,
     seq_len=128,
     learning_rate=4e-3,
     min_lr_fraction=0.05,
     eval_tokens=65_536,
 )
-LARGER_MODEL = DecoderConfig(n_layers=6, d_model=256, n_heads=4, vocab_size=512, seq_len=256)
+LARGER_MODEL = dataclasses.replace(
+    LAB_MODEL, n_layers=6, d_model=256, n_heads=4, n_kv_heads=None, d_head=None, d_ff=None, seq_len=256
+)
 LARGER_RUN = TrainConfig(
-    n_tokens=8_000_000, batch_size=16, seq_len=256, learning_rate=2e-3, min_lr_fraction=0.05,
+    n_tokens=3_300_000, batch_size=8, seq_len=256, learning_rate=2e-3, min_lr_fraction=0.05,
     precision="auto", eval_tokens=65_536,
 )  # fmt: skip
 
 
 def arms() -> Iterator[tuple[str, DecoderConfig, TrainConfig]]:
     """File name, model and settings of every run, the short ones first."""
-    short = dataclasses.replace(LAB_RUN, n_tokens=400_000, n_evals=1, warmup_steps=None)
+    short = dataclasses.replace(LAB_RUN, n_tokens=300_000, n_evals=1, warmup_steps=None)
     for rate in RATES:
         for seed in SEEDS:
             yield "rates", LAB_MODEL, dataclasses.replace(short, learning_rate=rate, seed=seed)
-    middle = dataclasses.replace(LAB_RUN, n_tokens=1_000_000, n_evals=1, warmup_steps=None)
+    middle = dataclasses.replace(LAB_RUN, n_tokens=600_000, n_evals=1, warmup_steps=None)
     for name in ("constant", "cosine", "linear", "wsd"):
         for seed in SEEDS:
             lowest = {"constant": 1.0, "cosine": 0.05}.get(name, 0.0)
@@ -71,6 +73,8 @@ def arms() -> Iterator[tuple[str, DecoderConfig, TrainConfig]]:
             )
     for seed in SEEDS:
         yield "minute", LAB_MODEL, dataclasses.replace(LAB_RUN, seed=seed)
+        table = dataclasses.replace(LAB_MODEL, positions="learned")
+        yield "minute-table", table, dataclasses.replace(LAB_RUN, seed=seed)
     yield "larger", LARGER_MODEL, LARGER_RUN
 
 
@@ -107,10 +111,10 @@ def compressors(text: Any) -> dict[str, float]:
 
 def gradient_sizes(data: TokenData) -> dict[str, Any]:
     """Powers of two between which the absolute gradients lie, early and at the end of a short run."""
-    settings = dataclasses.replace(LAB_RUN, n_tokens=1_000_000, n_evals=1, warmup_steps=None)
+    settings = dataclasses.replace(LAB_RUN, n_tokens=300_000, n_evals=1, warmup_steps=None)
     trainer = Trainer(LAB_MODEL, data, settings, progress=False)
     found: dict[str, Any] = {"bin_edges_log2": list(range(-50, 11))}
-    for tokens in (10_240, 1_000_000):
+    for tokens in (10_240, 300_000):
         trainer.run(until_tokens=tokens)
         inputs, targets = (torch.from_numpy(part) for part in trainer.batches.next())
         trainer.model.zero_grad()
@@ -131,7 +135,7 @@ def speed_by_width(data: TokenData, rounds: int = 7) -> list[dict[str, float]]:
     rows = []
     for width in WIDTHS:
         config = DecoderConfig(
-            n_layers=3, d_model=width, n_heads=width // 32, vocab_size=LAB_MODEL.vocab_size, seq_len=128
+            n_layers=3, d_model=width, n_heads=width // 32, vocab_size=1024, seq_len=128, positions="rope"
         )
         model = Decoder(config, seed=0)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
