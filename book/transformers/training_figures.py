@@ -22,7 +22,9 @@ from scalelab.lab import plots
 from scalelab.lab.records import study_json, study_runs
 
 STUDY = "transformers/training"
-LAB = DecoderConfig(n_layers=3, d_model=96, n_heads=3, vocab_size=1024, seq_len=128, positions="rope")
+LAB = DecoderConfig(
+    n_layers=3, d_model=96, n_heads=3, vocab_size=1024, seq_len=128, positions="rope", feed_forward="gelu"
+)
 LAB_BATCH = 8
 TOKENS_AXIS = FuncFormatter(lambda value, _: format_count(value).replace(".00", "").replace(" ", ""))
 

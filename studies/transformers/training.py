@@ -38,9 +38,11 @@ SEEDS = (0, 1, 2)
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 WIDTHS = (64, 96, 128, 192, 256, 384, 512)
 
-LAB_MODEL = DecoderConfig(n_layers=3, d_model=96, n_heads=3, vocab_size=1024, seq_len=128, positions="rope")
+LAB_MODEL = DecoderConfig(
+    n_layers=3, d_model=96, n_heads=3, vocab_size=1024, seq_len=128, positions="rope", feed_forward="gelu"
+)
 LAB_RUN = TrainConfig(
-    n_tokens=2_000_000,
+    n_tokens=1_400_000,
     batch_size=8,
     seq_len=128,
     learning_rate=4e-3,
@@ -135,7 +137,13 @@ def speed_by_width(data: TokenData, rounds: int = 7) -> list[dict[str, float]]:
     rows = []
     for width in WIDTHS:
         config = DecoderConfig(
-            n_layers=3, d_model=width, n_heads=width // 32, vocab_size=1024, seq_len=128, positions="rope"
+            n_layers=3,
+            d_model=width,
+            n_heads=width // 32,
+            vocab_size=1024,
+            seq_len=128,
+            positions="rope",
+            feed_forward="gelu",
         )
         model = Decoder(config, seed=0)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from scalelab.core.config import DecoderConfig, RopeScaling
 from scalelab.core.errors import ConfigError, DataError
 from scalelab.models import Decoder, attention
+from scalelab.models.positions import sinusoidal_positions
 
 SMALL = DecoderConfig(n_layers=2, d_model=32, n_heads=4, vocab_size=61, seq_len=16)
 VARIANTS = {
@@ -87,6 +88,18 @@ def test_every_kind_of_positions_makes_order_count(positions: str) -> None:
     decoder, tokens = lively(config), ids(SMALL, batch=1)
     shuffled = torch.cat((tokens[:, :-1].flip(1), tokens[:, -1:]), dim=1)
     assert (decoder(tokens)[:, -1] - decoder(shuffled)[:, -1]).abs().max() > 1e-2
+
+
+def test_sinusoidal_positions_are_added_to_embeddings_scaled_as_in_the_paper() -> None:
+    decoder, tokens = lively(VARIANTS["sinusoidal"]), ids(SMALL)
+    with torch.no_grad():  # with nothing added by any block, the final norm reads the embeddings
+        for block in decoder.blocks:
+            for part in (block.attention.out, block.feed_forward.down):
+                part.weight.zero_()
+                part.bias.zero_()
+    table = decoder.token_embedding.weight
+    want = decoder.final_norm(table[tokens] * math.sqrt(32) + sinusoidal_positions(16, 32))
+    torch.testing.assert_close(decoder.hidden(tokens), want)
 
 
 def test_grouped_query_equals_multi_head_with_repeated_keys_and_values() -> None:

@@ -31,7 +31,8 @@ def test_rmsnorm_takes_its_mean_in_fp32_even_of_bf16_numbers() -> None:
     x = (normal(4, 512) * 30).bfloat16()
     norm = RMSNorm(512, 1e-5).bfloat16()
     exact = F.rms_norm(x.double(), (512,), None, 1e-5)
-    assert ((norm(x).double() - exact).abs() / exact.abs().clamp_min(1e-3)).max() < 2**-7  # one rounding
+    error = ((norm(x).double() - exact).abs() / exact.abs().clamp_min(1e-3)).max()
+    assert error < 1.1 * 2**-8  # bf16's rounding of the result, and no other
 
 
 def test_layernorm_has_a_bias_exactly_when_asked() -> None:

@@ -15,7 +15,7 @@ import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -56,6 +56,7 @@ STYLE: Mapping[str, Any] = {
     "lines.markersize": 5,
 }
 
+Side = Literal["left", "right"]
 Points = tuple[Sequence[float], Sequence[float]]
 
 
@@ -92,6 +93,7 @@ def curve(
     xlabel: str,
     ylabel: str,
     references: Mapping[str, float] | None = None,
+    references_at: Side = "right",
     marks: Mapping[str, tuple[float, float]] | None = None,
     log_x: bool = False,
     log_y: bool = False,
@@ -101,6 +103,7 @@ def curve(
     Args:
         lines: name → (x values, y values); values that are not finite leave a gap (a diverged run).
         references: name → height of a horizontal line ("gzip" → 2.61).
+        references_at: the end of those lines where their names stand; curves end at the right.
         marks: name → (x, y) of a point worth naming.
 
     Raises:
@@ -123,23 +126,23 @@ def curve(
             if len(finite):
                 ends.append((name, float(xs[finite[-1]]), float(ys[finite[-1]]), colour))
         for name, level in (references or {}).items():
-            reference(axes, level, name)
+            reference(axes, level, name, at=references_at)
         for name, (x_mark, y_mark) in (marks or {}).items():
             mark(axes, x_mark, y_mark, name)
         _name_ends(axes, ends)
     return figure, axes
 
 
-def reference(axes: Axes, level: float, label: str) -> None:
-    """A dashed horizontal line, named on it at the right."""
+def reference(axes: Axes, level: float, label: str, *, at: Side = "right") -> None:
+    """A dashed horizontal line, named on it at its left or right end."""
     axes.axhline(level, color=GREY, linewidth=1.2, linestyle=(0, (5, 3)), zorder=1)
     axes.annotate(
         label,
-        (1.0, level),
+        (1.0 if at == "right" else 0.0, level),
         xycoords=axes.get_yaxis_transform(),
-        xytext=(-2, 3),
+        xytext=(-2 if at == "right" else 4, 3),
         textcoords="offset points",
-        ha="right",
+        ha=at,
         va="bottom",
         color=GREY,
         fontsize=9,
