@@ -49,7 +49,7 @@ serve: book ## build the site and show it at http://ADDRESS:PORT
 	@echo "Serving at http://$(ADDRESS):$(PORT) (Ctrl-C stops)"
 	@$(SITE)/bin/python -m http.server $(PORT) --bind $(ADDRESS) --directory _build/html
 
-student: $(DEV)/.installed ## write the student edition into _build/student
+student: $(DEV)/.installed ## write the student edition into _build/student (work begun there is kept)
 	@$(DEV)/bin/python tools/student.py $(LABS)
 
 lab: student ## open JupyterLab on the student edition, labs/ (solutions) beside it
@@ -66,7 +66,7 @@ bench: $(DEV)/.installed ## run benchmarks/
 	@for file in $(sort $(wildcard benchmarks/[a-z]*.py)); do \
 		echo "== $$file"; $(DEV)/bin/python "$$file" || exit 1; done
 
-clean: ## remove what was built (environments stay; rm -r .venv removes them)
+clean: ## remove what was built, _build/student too (environments stay; rm -r .venv removes them)
 	@rm -rf _build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 python:

@@ -4,6 +4,7 @@
     python tools/student.py NAME …     those named
 
 nbgrader's own preprocessors do the clearing, so a teacher who grades with nbgrader gets the same.
+A notebook that somebody has worked in is never written over.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import hashlib
+import json
 import re
 import sys
 import textwrap
@@ -25,6 +28,7 @@ from traitlets.config import Config
 
 STUB = 'raise NotImplementedError("write this, then run this cell and the next")'
 TEXT_STUB = "*Write your answer here.*"
+MARK = "scalelab_student"  # notebook metadata: the fingerprint of the edition as it was written
 REGION = re.compile(
     r"^(?P<indent>[ \t]*)### BEGIN SOLUTION[^\n]*\n(?P<body>.*?)^[ \t]*### END SOLUTION[^\n]*\n?",
     re.DOTALL | re.MULTILINE,
@@ -50,6 +54,29 @@ def student_edition(notebook: NotebookNode) -> NotebookNode:
         if not cell.source.strip():
             cell.source = "# Tests that are not shown run here when this is graded."
     return edition
+
+
+def write_edition(target: Path, edition: NotebookNode) -> bool:
+    """Write an edition, unless the notebook that is there holds somebody's work; whether it was written."""
+    if target.exists() and not _is_untouched(target):
+        return False
+    edition.metadata[MARK] = _fingerprint(edition)
+    notebooks.write(target, edition)
+    return True
+
+
+def _is_untouched(path: Path) -> bool:
+    """Whether all cells of a notebook read as this tool wrote them; it may have been run."""
+    try:
+        found = notebooks.read(path)
+    except ToolError:
+        return False
+    return bool(found.metadata.get(MARK) == _fingerprint(found))
+
+
+def _fingerprint(edition: NotebookNode) -> str:
+    cells = [[cell.cell_type, cell.source] for cell in edition.cells]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]
 
 
 def _clear(edition: NotebookNode) -> None:
@@ -110,8 +137,10 @@ def main(arguments: list[str] | None = None) -> int:
             except ToolError as error:
                 raise ToolError(f"{lab_name(path)}: {error}") from None
             target = options.out / f"{lab_name(path)}.ipynb"
-            notebooks.write(target, edition)
-            print(f"wrote {lab_name(path)}.ipynb")
+            if write_edition(target, edition):
+                print(f"wrote {lab_name(path)}.ipynb")
+            else:
+                print(f"kept {lab_name(path)}.ipynb: somebody has worked in it; rename it to get a fresh one")
     except ToolError as error:
         print(f"student: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,9 @@
-"""Every page says which version of the course it belongs to, read from the package and typed nowhere else."""
+"""What this book adds to Sphinx: its version on every page, and chapters whose numbers never go stale."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import scalelab
@@ -19,7 +21,30 @@ def set_version(app: Any, config: Any) -> None:
     config.html_theme_options["extra_footer"] = FOOTER.format(version=scalelab.__version__)
 
 
+def chapters_with_old_numbers(app: Any, env: Any, added: Any, changed: Any, removed: Any) -> list[str]:
+    """Chapters whose cells were run before their figures' code, the package or its records last changed.
+
+    Sphinx looks at a page's own text only, and would go on showing numbers that no longer hold.
+    """
+    return [
+        name
+        for name, read_us in env.all_docs.items()
+        if name.startswith("book/")
+        and any(file.stat().st_mtime > read_us / 1e6 for file in _computed_from(Path(app.srcdir) / name))
+    ]
+
+
+def _computed_from(chapter: Path) -> Iterator[Path]:
+    figures = chapter.with_name(f"{chapter.name}_figures.py")
+    if figures.exists():
+        yield figures
+    package = Path(scalelab.__file__).parent
+    for kind in ("*.py", "*.json", "*.jsonl"):
+        yield from package.rglob(kind)
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx calls this when it loads the extension."""
     app.connect("config-inited", set_version)
+    app.connect("env-get-outdated", chapters_with_old_numbers)
     return {"version": scalelab.__version__, "parallel_read_safe": True, "parallel_write_safe": True}

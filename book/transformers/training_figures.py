@@ -42,8 +42,12 @@ def numbers() -> dict[str, str]:
     bits = [run.bits_per_byte for run in minute]
     speeds = {row["d_model"]: row["bf16_tokens_per_s"] / row["fp32_tokens_per_s"]
               for row in measured["speed_by_width"]}  # fmt: skip
-    lost = share_below(measured["gradients"], -24)
+    lost = share_below(measured["gradients"], -25)
     compressors = measured["compressors_bits_per_byte"]
+    by_rate = rates_study()
+    means = {rate: statistics.mean(bits_there) for rate, bits_there in by_rate.items()}
+    best = min(means, key=lambda rate: means[rate])
+    attention = {name: attention_share(name) for name in ("gpt2", "llama-3.1-8b")}
     return {
         "n_params": f"{counts.total:,}",
         "n_matmul": f"{counts.matmul:,}",
@@ -72,8 +76,30 @@ def numbers() -> dict[str, str]:
         "bf16_matmul_ratio": f"{rates['bf16'] / rates['fp32']:.1f}",
         "bf16_narrow": f"{speeds[64]:.2f}",
         "bf16_wide": f"{speeds[512]:.2f}",
+        "rate_half": f"{means[best / 2] - means[best]:.2f}",
+        "rate_double": f"{means[best * 2] - means[best]:.2f}",
+        "scatter_low": f"{statistics.stdev(by_rate[0.001]):.3f}",
+        "scatter_high": f"{statistics.stdev(by_rate[0.008]):.2f}",
+        "gpt2_attention": f"{attention['gpt2']:.0%}",
+        "llama_attention": f"{attention['llama-3.1-8b']:.1f}",
         "fp16_lost": f"{lost:.1%}",
     }
+
+
+def rates_study() -> dict[float, list[float]]:
+    """Final bits per byte of every seed, by peak learning rate."""
+    found: dict[float, list[float]] = {}
+    for run in study_runs(STUDY, "rates"):
+        found.setdefault(run.learning_rate, []).append(run.bits_per_byte)
+    return dict(sorted(found.items()))
+
+
+def attention_share(name: str) -> float:
+    """Attention's training FLOPs over those of everything else, at the model's full context."""
+    config = preset(name)
+    assert isinstance(config, DecoderConfig)
+    exact = flops(config, batch_size=1, seq_len=config.seq_len, training=True).total
+    return exact / flops_6nd(params(config).matmul, config.seq_len) - 1
 
 
 def share_below(gradients: dict[str, Any], power: int) -> float:
@@ -156,19 +182,14 @@ def figure_minute() -> None:
 
 def figure_rates() -> None:
     """Final loss over peak rate, every seed a point."""
-    runs = study_runs(STUDY, "rates")
+    by_rate = rates_study()
     figure, axes = plots.new(
-        "A wide valley with a wall on its right", "peak learning rate", "held-out bits per byte", log_x=True
+        "A slope on the left, a wall on the right", "peak learning rate", "held-out bits per byte", log_x=True
     )
-    rates = sorted({run.learning_rate for run in runs})
-    means = [
-        statistics.mean(run.bits_per_byte for run in runs if run.learning_rate == rate) for rate in rates
-    ]
-    axes.plot(rates, means, color=plots.COLOURS[0])
-    axes.plot(
-        [run.learning_rate for run in runs], [run.bits_per_byte for run in runs],
-        "o", color=plots.COLOURS[0], alpha=0.6,
-    )  # fmt: skip
+    rates = list(by_rate)
+    axes.plot(rates, [statistics.mean(bits) for bits in by_rate.values()], color=plots.COLOURS[0])
+    for rate, bits in by_rate.items():
+        axes.plot([rate] * len(bits), bits, "o", color=plots.COLOURS[0], alpha=0.6)
     axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
     axes.minorticks_off()
     plots.show(figure, alt="Final loss over peak learning rate.")
@@ -186,7 +207,11 @@ def figure_schedules() -> None:
         "wsd": np.clip((1 - done) / late, 0, 1),
     }
     figure, axes = plots.new(
-        "What decays ends lower", "share of the run", "learning rate / peak", width=7.4, height=3.8
+        "What decays ends lower, and latest is lowest here",
+        "share of the run",
+        "learning rate / peak",
+        width=7.4,
+        height=3.8,
     )
     for index, (name, shape) in enumerate(shapes.items()):
         bits = [run.bits_per_byte for run in study_runs(STUDY, f"schedule-{name}")]
@@ -199,7 +224,7 @@ def figure_schedules() -> None:
 def figure_attention_share() -> None:
     """Exact training FLOPs over 6N·D, as the context grows."""
     figure, axes = plots.new(
-        "Attention's extra is T/6D: it matters when the context is long for the width",
+        "Attention adds about T/6D: it counts when the context is long for the width",
         "context, tokens", "exact operations / 6N per token", log_x=True, log_y=True,
     )  # fmt: skip
     ends = {
@@ -271,9 +296,9 @@ def figure_gradients() -> None:
     figure, axes = plots.new(
         "fp16 loses the left tail, unless the loss is scaled",
         "size of a gradient, power of two",
-        "share of all weights",
+        "share of all non-zero gradients",
     )  # fmt: skip
-    axes.axvspan(-24, -14, color="#E6E6E6", zorder=0)
+    axes.axvspan(-25, -14, color="#E6E6E6", zorder=0)
     for counts, label, colour in ((early, "after 10 steps", 4), (late, "at the end", 0)):
         share = np.array(counts) / sum(counts)
         axes.step(edges[:-1] + 0.5, share, where="mid", color=plots.COLOURS[colour])
@@ -281,9 +306,9 @@ def figure_gradients() -> None:
         axes.annotate(label, (edges[top] + 0.5, share[top]), xytext=(8, 2), textcoords="offset points",
                       color=plots.COLOURS[colour], fontsize=9)  # fmt: skip
     top = axes.get_ylim()[1]
-    axes.axvline(-24, color=plots.GREY, linewidth=1.2)
-    axes.text(-24.3, top * 0.97, "below: zero in fp16", ha="right", va="top", fontsize=9, color=plots.GREY)
-    axes.text(-19, top * 0.97, "fewer digits", ha="center", va="top", fontsize=9, color=plots.GREY)
+    axes.axvline(-25, color=plots.GREY, linewidth=1.2)
+    axes.text(-25.3, top * 0.97, "below: zero in fp16", ha="right", va="top", fontsize=9, color=plots.GREY)
+    axes.text(-19.5, top * 0.97, "fewer digits", ha="center", va="top", fontsize=9, color=plots.GREY)
     axes.set_xlim(-45, 0)
     plots.show(figure, alt="Histogram of gradient sizes beside fp16's range.")
 

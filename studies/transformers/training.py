@@ -181,6 +181,12 @@ def peak_of_a_step(data: TokenData) -> int:
     return peak_bytes(two_steps)
 
 
+def machine() -> str:
+    """What matters of it: cores, vector units, and whether it multiplies bf16 matrices in hardware."""
+    units = ", AMX" if torch.cpu._is_amx_tile_supported() else ""
+    return f"{torch.get_num_threads()} cores, {torch.backends.cpu.get_cpu_capability()}{units}, no GPU"
+
+
 def main() -> None:
     """Run what is missing; with --measure also measure anew what is no run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -205,7 +211,7 @@ def main() -> None:
     run_missing(data)
     provenance = {
         "command": COMMAND,
-        "machine": f"{torch.get_num_threads()} cores, {torch.backends.cpu.get_cpu_capability()}, no GPU",
+        "machine": machine(),
         "python": platform.python_version(),
         "versions": {
             "torch": str(torch.__version__),

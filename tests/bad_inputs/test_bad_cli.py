@@ -59,6 +59,8 @@ CASES: dict[str, tuple[list[str], str]] = {
     "settings file with an unknown key": (["cost", "--config", "{tmp}/unknown.toml"], "n_layers"),
     "settings file of binary": (["train", "--config", "{tmp}/binary.toml", *OUT], "binary.toml"),
     "settings file whose value is refused": (["train", "--config", "{tmp}/refused.toml", *OUT], "'four'"),
+    "settings file whose tokens are text": (["cost", "--config", "{tmp}/tokens.toml"], "'many'"),
+    "settings file whose batch is a table": (["cost", "--config", "{tmp}/batch.toml"], "batch_size"),
     "data without a command": (["data"], "fetch"),
     "data with an unknown command": (["data", "lsit"], "did you mean list"),
     "data fetch of nothing": (["data", "fetch"], "--all"),
@@ -72,6 +74,9 @@ CASES: dict[str, tuple[list[str], str]] = {
     "train into a folder that is full": ([*TRAIN, "--out", "{tmp}/texts"], "texts"),
     "train into a file": ([*TRAIN, "--out", "{tmp}/good.toml"], "good.toml"),
     "train below a file": ([*TRAIN, "--tokens", "8k", "--out", "{tmp}/good.toml/run"], "good.toml"),
+    "train into nobody's home": ([*TRAIN, "--out", "~nobody-here/run"], "~nobody-here"),
+    "train on a corpus in nobody's home": (["train", "--corpus", "~nobody-here/a", *OUT], "~nobody-here"),
+    "generate from nobody's home": (["generate", "~nobody-here/run"], "~nobody-here"),
     "train on a corpus that is not there": (["train", "--corpus", "{tmp}/gone", *OUT], "gone"),
     "train on a misspelt corpus": (["train", "--corpus", "markow", *OUT], "markov"),
     "train on labels": (["train", "--corpus", "sst-2", *OUT], "sst-2"),
@@ -125,6 +130,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "good.toml").write_text("[model]\nn_layers = 2\n")
     (tmp_path / "unknown.toml").write_text("[model]\nn_layer = 2\n")
     (tmp_path / "refused.toml").write_text("[model]\nn_layers = 'four'\n")
+    (tmp_path / "tokens.toml").write_text("[model]\nn_layers = 2\n[train]\nn_tokens = 'many'\n")
+    (tmp_path / "batch.toml").write_text("[model]\nn_layers = 2\n[train]\nbatch_size = {rows = 8}\n")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\0\0" * 9)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCALELAB_CACHE", str(tmp_path.parent / f"{tmp_path.name}-cache"))

@@ -110,6 +110,24 @@ def test_a_missing_package_is_one_line_with_the_way_to_install_it(
     assert "pip install 'scalelab[lab]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_memory_that_runs_out_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def body(words: Sequence[str]) -> int:
+        raise error
+
+    assert run_as(monkeypatch, body) == 2
+    assert capsys.readouterr().err.startswith("scalelab: error: out of memory: ")
+
+
 def test_a_bug_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def body(words: Sequence[str]) -> int:
         raise RuntimeError("a bug")

@@ -127,6 +127,13 @@ def test_text_is_taken_byte_for_byte_but_for_a_byte_order_mark(tmp_path: Path) -
     assert made.train[0].text + made.held_out[0].text == "one\r\ntwo é\n" * 20
 
 
+def test_blank_files_of_a_folder_are_passed_over(tmp_path: Path) -> None:
+    for name, text in {"a.py": "x = 1\n", "b.py": "y = 2\n", "__init__.py": "\n", "c.py": ""}.items():
+        (tmp_path / name).write_text(text)
+    made = corpus(tmp_path)
+    assert sorted(document.path for document in (*made.train, *made.held_out)) == ["a.py", "b.py"]
+
+
 BAD_FILES = {
     "empty.txt": b"",
     "blank.txt": b" \n\t\n",

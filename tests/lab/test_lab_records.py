@@ -46,13 +46,21 @@ def test_the_best_learning_rate_lies_inside_the_range_that_was_tried():
     runs = study_runs(STUDY, "rates")
     rates = sorted({run.learning_rate for run in runs})
     means = [statistics.mean(r.bits_per_byte for r in runs if r.learning_rate == rate) for rate in rates]
-    assert 0 < means.index(min(means)) < len(rates) - 1
+    best = means.index(min(means))
+    assert 0 < best < len(rates) - 1
+    assert means[best + 1] - means[best] > 3 * (means[best - 1] - means[best]), "the wall is on the right"
 
 
-def test_a_schedule_that_decays_ends_below_a_constant_one():
-    constant = bits("schedule-constant")
+def test_a_schedule_that_decays_ends_below_a_constant_one_seed_by_seed():
     for name in ("cosine", "linear", "wsd"):
-        assert max(bits(f"schedule-{name}")) < min(constant)
+        assert all(
+            low < high for low, high in zip(bits(f"schedule-{name}"), bits("schedule-constant"), strict=True)
+        )
+
+
+def test_in_a_run_this_short_staying_at_the_peak_longest_ends_lowest():
+    for name in ("constant", "cosine", "linear"):
+        assert max(bits("schedule-wsd")) < min(bits(f"schedule-{name}"))
 
 
 def test_the_study_is_complete_and_holds_nothing_but_what_its_program_runs():

@@ -97,6 +97,24 @@ def test_a_hidden_test_that_nbgrader_grades_keeps_its_cell() -> None:
     assert edition.cells[0].metadata["editable"] is False
 
 
+def test_work_begun_in_an_edition_is_kept_and_an_untouched_one_is_renewed(
+    executed_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--labs", str(executed_path.parents[1]), "--out", str(tmp_path)]
+    place = tmp_path / "transformers" / "training.ipynb"
+    assert student.main(arguments) == 0
+    begun = notebooks.read(place)
+    notebooks.code_cells(begun)[0].execution_count = 1  # run, not changed
+    notebooks.write(place, begun)
+    assert student.main(arguments) == 0
+    assert notebooks.code_cells(notebooks.read(place))[0].execution_count is None
+    begun.cells[-1].source += "\n# mine"
+    notebooks.write(place, begun)
+    assert student.main(arguments) == 0
+    assert notebooks.read(place) == begun
+    assert "kept transformers/training.ipynb" in capsys.readouterr().out
+
+
 def test_the_command_writes_part_and_name_and_says_what_is_wrong(
     executed_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

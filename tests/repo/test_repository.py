@@ -162,6 +162,16 @@ def test_both_licences_are_there_in_full():
     assert "Section 8 -- Interpretation." in text
 
 
+def test_every_data_file_of_the_package_goes_into_a_wheel():
+    """An installed package, as in Colab, has only what these patterns name."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["scalelab"]
+    package = ROOT / "src" / "scalelab"
+    packed = {file for pattern in patterns for file in package.glob(pattern)}
+    data = {file for file in tracked_files() if package in file.parents and file.suffix != ".py"}
+    assert data <= packed, sorted(str(file.relative_to(package)) for file in data - packed)
+
+
 def test_no_file_holds_a_path_of_some_machine():
     found = []
     for file in tracked_files():

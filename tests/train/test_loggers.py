@@ -46,6 +46,29 @@ def test_tensorboard_reads_back_what_was_logged(
     assert scalars(tmp_path, "train/tokens")[12] == 12 * 256
 
 
+def test_a_run_begun_anew_shows_nothing_of_what_a_kill_left_before_the_first_checkpoint(
+    tmp_path: Path,
+) -> None:
+    for figures in ({4: 1.0, 8: 2.0}, {4: 3.0}):
+        logger = TensorBoardLogger(tmp_path)
+        logger.start("run", {}, 0)
+        for step, value in figures.items():
+            logger.log(step, dict.fromkeys(NAMES, value))
+        logger.close()
+    assert scalars(tmp_path, "train/loss_nats") == {4: 3.0}
+
+
+def test_wandb_that_cannot_begin_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+
+    def refuse(**settings: Any) -> None:
+        raise wandb.Error("no account")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(ConfigError, match=r"no account; run .*WANDB_MODE=offline"):
+        WandbLogger("project", folder=tmp_path).start("run", {}, 0)
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "tensorboard"])
 def test_a_run_that_goes_on_from_a_checkpoint_shows_each_step_once(
     kind: str, small: DecoderConfig, chain: TokenData, settings: Any, tmp_path: Path

@@ -14,7 +14,7 @@ from scalelab.core.config import DecoderConfig
 from scalelab.core.errors import TrainingError
 from scalelab.data import TokenData
 from scalelab.models import Decoder
-from scalelab.train import Trainer, load_checkpoint, measure_precision
+from scalelab.train import Trainer, load_checkpoint, measure_precision, train
 
 CPU = torch.device("cpu")
 
@@ -76,6 +76,24 @@ def test_the_choice_is_stored_and_kept_on_resume_whatever_the_clock_says_then(
     assert (stored.asked, stored.precision) == ("auto", "bf16")
     assert stored.tokens_per_s == {"fp32": 256.0, "bf16": 512.0}
     assert Trainer.resume(tmp_path, chain, progress=False).precision == stored
+
+
+def test_the_choice_outlives_a_kill_before_the_first_checkpoint_of_the_run(
+    small: DecoderConfig, chain: TokenData, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(4, precision="auto")
+    timings(monkeypatch, fp32=1.0, bf16=0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_advance", lambda trainer: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            train(small, chain, config, run_dir=tmp_path, progress=False)
+    timings(monkeypatch, fp32=0.1, bf16=9.0)
+    train(small, chain, config, run_dir=tmp_path, progress=False)
+    again = load_checkpoint(tmp_path)
+    whole = Trainer(small, chain, settings(4, precision="bf16"), progress=False)
+    assert again.precision.precision == "bf16"
+    whole.run()
+    assert again.history.loss_nats == whole.history.loss_nats
 
 
 def test_bf16_runs_products_in_bf16_and_keeps_weights_gradients_and_moments_in_fp32(

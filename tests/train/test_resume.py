@@ -230,6 +230,18 @@ def test_only_the_last_checkpoints_stay_and_leftovers_of_a_killed_writer_go(
     assert [path.name for path in checkpoints(tmp_path)] == ["step-000000010", "step-000000012"]
 
 
+def test_a_kill_while_an_old_checkpoint_is_removed_leaves_nothing_of_it(
+    small: DecoderConfig, chain: TokenData, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(6, checkpoint_every=2, keep_checkpoints=1)
+    trainer = Trainer(small, chain, config, run_dir=tmp_path, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *args, **options: None)  # killed before a file is deleted
+        trainer.run(until_tokens=5 * 256)
+    Trainer.resume(tmp_path, chain, progress=False).run()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000006"]
+
+
 def test_no_checkpoint_is_an_error_that_says_where_it_was_sought(tmp_path: Path, chain: TokenData) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint"):
         Trainer.resume(tmp_path / "nowhere", chain)

@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"this command needs the package {error.name}: pip install 'scalelab[lab]'")
     except OSError as error:
         return _fail(f"cannot use {error.filename!r}: {error.strerror}" if error.filename else str(error))
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
         return _fail("out of memory: choose a smaller model, batch or corpus")
 
 
@@ -94,6 +96,12 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
 def _fail(message: str, code: int = USER_MISTAKE) -> int:
     print(f"scalelab: error: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch raises no MemoryError: on a GPU it is a RuntimeError of its own, on a CPU a plain one."""
+    gpu, cpu = type(error).__name__ == "OutOfMemoryError", "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or gpu or cpu
 
 
 def _discard_output() -> None:

@@ -24,7 +24,7 @@ from scalelab.cli.settings import (
     read_settings,
 )
 from scalelab.cli.tables import table
-from scalelab.core.config import DecoderConfig, ModelConfig, config_to_dict
+from scalelab.core.config import DecoderConfig, ModelConfig, check_positive_int, config_to_dict
 from scalelab.core.errors import ConfigError
 from scalelab.core.presets import preset, preset_names
 from scalelab.core.units import format_bytes, format_count, format_seconds
@@ -85,6 +85,9 @@ def cost_report(
     """
     from scalelab.cost import params
 
+    sizes = {"batch_size": batch_size, "seq_len": seq_len}
+    for size, value in (sizes if n_tokens is None else {**sizes, "n_tokens": n_tokens}).items():
+        check_positive_int(size, value)  # a settings file may hold anything
     counts = params(config)
     report: dict[str, Any] = {
         "model": name,

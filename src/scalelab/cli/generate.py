@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from scalelab.cli.parser import Command, Parser, real_number, seed_number, whole_number
 from scalelab.cli.run_folder import TOKENIZER_FILE, read_run_settings
+from scalelab.core.artifacts import user_path
 from scalelab.core.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def run(argv: Sequence[str]) -> int:
         ConfigError, DataError: a setting out of range, or a prompt that the tokenizer cannot spell.
     """
     args = _parser().parse(argv)
-    model, tokenizer = load_run(Path(args.run).expanduser())
+    model, tokenizer = load_run(user_path(args.run))
     text = continue_text(
         model,
         tokenizer,

@@ -21,7 +21,7 @@ from scalelab.cli.settings import (
     Setting,
     Table,
 )
-from scalelab.core.artifacts import write_atomic
+from scalelab.core.artifacts import user_path, write_atomic
 from scalelab.core.errors import CheckpointError, ConfigError
 
 SETTINGS_FILE, TOKENIZER_FILE = "settings.json", "tokenizer.json"
@@ -142,5 +142,5 @@ def _wherever(corpus: str) -> str:
     """A path made absolute, so that a run can be resumed from another folder; names stay."""
     from scalelab.data import corpus_names
 
-    path = Path(corpus).expanduser()
+    path = user_path(corpus)
     return corpus if corpus in corpus_names() or not path.exists() else str(path.resolve())

@@ -34,11 +34,14 @@ from scalelab.cli.settings import (
     given_flags,
     read_settings,
 )
+from scalelab.core.artifacts import user_path
 from scalelab.core.config import DecoderConfig
 from scalelab.core.errors import ConfigError, TrainingError
 from scalelab.core.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
+    import torch
+
     from scalelab.core.records import RunRecord
     from scalelab.data import Corpus, Tokenizer
     from scalelab.train import Logger, TrainConfig, Trainer
@@ -52,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
 
     Raises:
         ConfigError, DataError, DataFileError, TrainingError, CheckpointError: whatever cannot be used;
-            before the first step nothing has been written.
+            these come before the folder is made, but for what a logger refuses.
         KeyboardInterrupt: after Ctrl-C, with how to go on.
     """
     args = _parser().parse(argv)
@@ -99,7 +102,7 @@ def _asked(args: argparse.Namespace) -> dict[str, Table]:
 def _out(asked: Mapping[str, Table]) -> Path:
     if not asked[""].get("out"):
         raise ConfigError("where to? Give the folder to make for the run: --out runs/NAME")
-    return Path(asked[""]["out"]).expanduser()
+    return user_path(asked[""]["out"])
 
 
 def _prepare(settings: RunSettings, out: Path, args: argparse.Namespace) -> Trainer:
@@ -114,7 +117,7 @@ def _prepare(settings: RunSettings, out: Path, args: argparse.Namespace) -> Trai
     tokenizer = load_tokenizer(kept) if args.resume else _make_tokenizer(settings, text)
     model, training = _configs(settings, vocab_size=tokenizer.vocab_size)
     strategy = SingleProcess(args.device)
-    _check_memory(model, training, strategy.device.type)
+    _check_memory(model, training, strategy.device)
     begun = args.resume and CheckpointFolder(out / FOLDER).steps()
     trainer = Trainer(
         model,
@@ -155,7 +158,7 @@ def _make_tokenizer(settings: RunSettings, text: Corpus) -> Tokenizer:
             return train_bpe(text, settings.top["vocab_size"])
 
 
-def _check_memory(model: DecoderConfig, training: TrainConfig, device: str) -> None:
+def _check_memory(model: DecoderConfig, training: TrainConfig, device: torch.device) -> None:
     """Refuse what cannot fit: an allocator's error, or the system's killing hand, would explain nothing.
 
     Raises:
@@ -165,23 +168,25 @@ def _check_memory(model: DecoderConfig, training: TrainConfig, device: str) -> N
 
     needed = memory(
         model,
-        batch_size=max(1, training.batch_size // training.accumulate),
+        batch_size=-(-training.batch_size // training.accumulate),  # the largest micro-batch
         seq_len=training.seq_len,
         precision="fp32" if training.precision == "auto" else training.precision,
+        accumulate=training.accumulate,
     ).peak_bytes
     there = _device_bytes(device)
     if there is not None and needed > there:
         raise TrainingError(
-            f"a step needs about {format_bytes(needed)} of memory, this {device} has {format_bytes(there)}: "
-            "a smaller model or --batch-size, or --accumulate, needs less (scalelab cost says how much)"
+            f"a step needs about {format_bytes(needed)} of memory, this {device.type} has "
+            f"{format_bytes(there)}: a smaller model or --batch-size, or --accumulate, needs less "
+            "(scalelab cost says how much)"
         )
 
 
-def _device_bytes(device: str) -> int | None:
-    if device == "cuda":
+def _device_bytes(device: torch.device) -> int | None:
+    if device.type == "cuda":
         import torch
 
-        return int(torch.cuda.get_device_properties(0).total_memory)
+        return int(torch.cuda.get_device_properties(device).total_memory)
     try:
         import psutil
     except ModuleNotFoundError:

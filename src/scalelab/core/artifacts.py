@@ -24,6 +24,18 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 
 
+def user_path(text: str | Path) -> Path:
+    """A path as people type it, `~` for their home folder.
+
+    Raises:
+        ConfigError: `~name` of somebody this machine does not know, or no home folder at all.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{str(text)!r} names no folder of this machine: {error}") from None
+
+
 def sha256_of_file(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as file:
@@ -76,13 +88,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def remove_folder(path: Path) -> None:
+    """Delete a folder: a kill on the way leaves it whole or out of sight, never half of it in its place."""
+    hidden = _beside(path, ".gone")  # not ".old": what lies in such a folder is put back
+    os.replace(path, hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what a killed writer left in `folder`; put back in its place a folder that it had set aside."""
     for retired in folder.glob(".*.old"):
         for held in retired.iterdir():
             if not (folder / held.name).exists():
                 os.replace(held, folder / held.name)
-    for leftover in (*folder.glob(".*.tmp"), *folder.glob(".*.old")):
+    for leftover in [path for kind in ("tmp", "old", "gone") for path in folder.glob(f".*.{kind}")]:
         shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
@@ -95,14 +114,21 @@ def write_artifact(
         path: the folder to make; replaced whole if it exists.
         tensors: group name → tensor name → tensor (any device; contiguous copies are stored).
         manifest: JSON values; the key "files" is added here.
+
+    Raises:
+        CheckpointError: the disk is full, or refuses.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_folder(path) as folder:
         files = {}
         for group, named in tensors.items():
             file = folder / f"{group}.safetensors"
-            save_file({name: t.detach().cpu().contiguous() for name, t in named.items()}, file)
+            try:
+                save_file({name: t.detach().cpu().contiguous() for name, t in named.items()}, file)
+            except SafetensorError as error:  # the library's word for a disk that refuses, too
+                raise CheckpointError(f"cannot write {path}: {error}; is the disk full?") from None
             files[file.name] = sha256_of_file(file)
         (folder / MANIFEST).write_text(json.dumps({**manifest, "files": files}, indent=1), encoding="utf-8")
 

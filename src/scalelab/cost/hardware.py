@@ -2,7 +2,8 @@
 
 All peaks are dense. Makers print the figure for 2:4 structured sparsity in the same row, twice as large, and
 training reaches none of it; a peak twice too high makes a utilisation twice too low. Half-precision peaks are
-those with sums kept in fp32, as torch keeps them; on GeForce cards that is half the printed figure.
+those with sums kept in fp32, as torch keeps them; on GeForce cards that is half the printed figure. Only the
+P100's is printed for sums in fp16: it has no tensor cores.
 Taught in book/transformers/training.md.
 """
 
@@ -37,7 +38,8 @@ class Accelerator:
         name: short name, as `accelerator` takes it.
         device_names: what `torch.cuda.get_device_name()` calls it, in all spellings known; none for TPUs.
         peak_flops: dense peak of matrix products by number format, FLOP/s; those without hardware are absent.
-        memory_bytes: device memory. GPU makers' GB are GiB, as their drivers show (to 1 %).
+        memory_bytes: device memory. GPU makers' GB are GiB, as their drivers show (to 1 %; cards with GDDR
+            memory, such as the T4, L4 and A10, show a sixteenth less while error correction is on).
         bandwidth_bytes_per_s: peak of device memory.
         tdp_watts: board power limit; None where the maker states none.
         source: where the figures stand.

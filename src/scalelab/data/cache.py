@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from scalelab.core.artifacts import write_atomic
+from scalelab.core.artifacts import user_path, write_atomic
 from scalelab.core.errors import DataFileError
 
 # "default" is the user's cache folder; None keeps nothing on disk.
@@ -25,19 +25,19 @@ FORMAT = "scalelab-cache-1"
 def cache_dir() -> Path:
     """Where downloads, read corpora and tokens are kept: `SCALELAB_CACHE`, else ~/.cache/scalelab."""
     chosen = os.environ.get("SCALELAB_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "scalelab"
+    return user_path(chosen) if chosen else Path.home() / ".cache" / "scalelab"
 
 
 def data_folder() -> Path | None:
     """The folder of public data files that is looked at before any download: `SCALELAB_DATA`, if set.
 
     Raises:
-        DataFileError: the variable is set to something that is not a folder.
+        DataFileError: the variable is set to something that is not a folder. ConfigError: to nobody's home.
     """
     chosen = os.environ.get("SCALELAB_DATA")
     if not chosen:
         return None
-    folder = Path(chosen).expanduser()
+    folder = user_path(chosen)
     if not folder.is_dir():
         raise DataFileError(f"SCALELAB_DATA={chosen!r} is not a folder; correct it or unset it")
     return folder

@@ -45,14 +45,22 @@ def read_text(path: Path) -> str:
     """
     if path.exists() and not path.is_file():  # reading a pipe or a device would never end
         raise DataFileError(f"{path} is not a file of text: it is a folder, a pipe or a device")
+    content = _read_bytes(path)
+    if not content.strip():
+        raise DataError(f"{path} is empty: give a file with text in it")
+    return _decode(path, content)
+
+
+def _read_bytes(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise DataFileError(f"there is no file at {path}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path itself
         raise DataFileError(f"cannot read {path}: {error}") from None
-    if not content.strip():
-        raise DataError(f"{path} is empty: give a file with text in it")
+
+
+def _decode(path: Path, content: bytes) -> str:
     if b"\0" in content:
         raise DataError(
             f"{path} is not text: it has a NUL at byte {content.index(0)}; give a UTF-8 text file"
@@ -67,7 +75,7 @@ def read_text(path: Path) -> str:
 
 
 def read_folder(folder: Path) -> list[Document]:
-    """The text files below a folder, hidden ones and empty ones left out, in the order of their paths.
+    """The text files below a folder, hidden ones and blank ones left out, in the order of their paths.
 
     Raises:
         DataError: no file has a suffix we read, or one is not UTF-8 text.
@@ -80,8 +88,9 @@ def read_folder(folder: Path) -> list[Document]:
             file = Path(parent) / name
             if name.startswith(".") or file.suffix.lower() not in TEXT_SUFFIXES:
                 continue
-            if file.is_file() and file.stat().st_size > 0:
-                documents.append(Document(file.relative_to(folder).as_posix(), read_text(file)))
+            content = _read_bytes(file) if file.is_file() else b""
+            if content.strip():  # Python's packages are full of files that hold a line break and no more
+                documents.append(Document(file.relative_to(folder).as_posix(), _decode(file, content)))
     if not documents:
         raise DataError(f"{folder} holds no text: no file ending in {', '.join(TEXT_SUFFIXES)} with content")
     return documents

@@ -61,7 +61,7 @@ def notice() -> str:
 def packages_corpus(*, max_bytes: int | None = None, cache: CacheChoice = "default") -> Corpus:
     """The Python files of the pinned wheels, without tests and generated files.
 
-    The first call downloads 52 MB and parses them, about a minute; later ones read the cache.
+    The first call downloads 52 MB and parses them; later ones read the cache.
 
     Raises:
         DataFileError: the wheels are not here and cannot be fetched.

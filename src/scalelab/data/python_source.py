@@ -32,7 +32,7 @@ SKIPPED_FOLDERS = frozenset(
     }
 )  # fmt: skip
 SKIPPED_PREFIXES = ("config-", "_sysconfigdata", "__phello__", ".")
-# Source of installed packages that `docs` parses, taken in hash order: 10 MB are about 2 s of one core.
+# Source of installed packages that `docs` parses, taken in hash order: a few seconds of one core.
 MAX_INSTALLED_BYTES = 10_000_000
 MIN_DOCSTRING_WORDS = 5
 READER_VERSION = "1"  # part of cache keys: raise it when what is kept of a file changes

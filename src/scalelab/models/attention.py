@@ -73,8 +73,8 @@ def attend(
     """softmax(q kᵀ / √K + causal mask) v by torch's fused kernel, which never stores the T × T weights.
 
     Differs: training in bf16 on a CPU writes the products out, because forward and backward through the
-    fused kernel take 1.6 to 5 times as long there (torch 2.13, T 256 and 128). Scores are then rounded
-    to bf16 before the softmax. From T = 1,024 on the stored weights would cost too much memory, and the
+    fused kernel take longer there (seen with torch 2.13 at T 128 and 256). Scores are then rounded to bf16
+    before the softmax. From T = 1,024 on the stored weights would cost too much memory, and the
     fused kernel is used again.
     """
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad and q.shape[2] < 1024:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from scalelab.core.artifacts import MANIFEST, read_artifact, remove_leftovers, write_artifact
+from scalelab.core.artifacts import MANIFEST, read_artifact, remove_folder, remove_leftovers, write_artifact
 from scalelab.core.config import ModelConfig, config_from_dict, config_to_dict
 from scalelab.core.errors import CheckpointError, ConfigError
 from scalelab.train.config import TrainConfig, train_config_from_dict, train_config_to_dict
@@ -160,7 +158,7 @@ class CheckpointFolder:
         kept = [step for step in steps if step <= checkpoint.step][-self.keep :]
         for step in steps:
             if step not in kept:
-                self._remove(self.path(step))
+                remove_folder(self.path(step))
         return path
 
     def newest(self) -> Checkpoint:
@@ -200,12 +198,6 @@ class CheckpointFolder:
                 f"{self.folder.parent} already holds a run, at step {self.steps()[-1]}: go on with it "
                 "(Trainer.resume), or choose another folder"
             )
-
-    def _remove(self, path: Path) -> None:
-        # First out of sight in one step: a kill while files are deleted must not leave half a checkpoint.
-        hidden = self.folder / f".{path.name}.{os.getpid()}.old"
-        os.replace(path, hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def check_same(

@@ -1,7 +1,8 @@
 """Where a run's figures go besides the screen: JSON lines, TensorBoard, Weights & Biases.
 
 Each is imported only when it is asked for. All of them take a run that goes on from a checkpoint: what a
-killed run wrote beyond it is dropped or superseded, so no step shows twice.
+killed run wrote beyond it is dropped, or (W&B) kept while its repetition, the same figures, is left out. So
+no step shows twice.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class TensorBoardLogger:
     def start(self, run_id: str, settings: Mapping[str, Any], step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
+        self._writer = SummaryWriter(str(self.folder), purge_step=step + 1)
         if not step:
             self._writer.add_text("settings", f"```json\n{json.dumps(settings, indent=1)}\n```")
 
@@ -105,7 +106,7 @@ class WandbLogger:
         folder: where its files go; None: the current folder.
 
     Raises:
-        ConfigError: wandb is not installed.
+        ConfigError: wandb is not installed, or (when the run starts) cannot begin: no account, no network.
     """
 
     def __init__(
@@ -126,14 +127,19 @@ class WandbLogger:
 
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(
-            project=self.project,
-            id=run_id,
-            resume="allow",
-            mode=self.mode,
-            dir=None if self.folder is None else str(self.folder),
-            config=dict(settings),
-        )
+        try:
+            self._run = wandb.init(
+                project=self.project,
+                id=run_id,
+                resume="allow",
+                mode=self.mode,
+                dir=None if self.folder is None else str(self.folder),
+                config=dict(settings),
+            )
+        except wandb.Error as error:
+            raise ConfigError(
+                f"Weights & Biases does not begin: {error}; run `wandb login`, or set WANDB_MODE=offline"
+            ) from None
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)

@@ -187,6 +187,8 @@ class Trainer:
             KeyboardInterrupt: after Ctrl-C, once the step at hand is finished and a checkpoint is written.
         """
         last = self._last_step(until_tokens)
+        if self.config.precision == "auto" and not self.step_count:
+            self.save()  # another trial might choose otherwise: this one's choice must outlive a kill
         with self._session() as interruption:
             while self.step_count < last and not interruption.asked:
                 self._advance()

@@ -1,8 +1,8 @@
 """Lower precision is faster only where the machine makes it so: measure, store the choice, keep it.
 
-Weights and optimiser stay in fp32; autocast runs matrix products in bf16 or fp16. On two CPU cores with bf16
-matrix units the switch trains 2.2 times as fast at width 384 and 0.7 times at 128, so no rule by device name
-can choose. fp16's range ends at 65,504 and 6e-8: its gradients need loss scaling.
+Weights and optimiser stay in fp32; autocast runs matrix products in bf16 or fp16. What the switch brings
+depends on the processor's units and on the model's width (the lab's recorded study has a table by width), so
+no rule by device name can choose. fp16's range ends at 65,504 and 6e-8: its gradients need loss scaling.
 
 Source: Micikevicius et al. 2017, arXiv:1710.03740. Taught in book/transformers/training.md.
 """

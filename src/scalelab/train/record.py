@@ -109,14 +109,21 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
 
 
 def commit() -> str:
-    """The commit of the source this package runs from, or its version where it is installed without one."""
-    source = Path(__file__).resolve().parent
+    """The commit of the source this package runs from, "-dirty" where it was changed since.
+
+    The package's version where it is installed without one.
+    """
+    source = Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=source.parent, capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+
     try:
-        found = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],
-            cwd=source, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-        return found.stdout.strip() or f"v{scalelab.__version__}"
+        git("ls-files", "--error-unmatch", source.name)  # or it is an environment inside another repository
+        return git("describe", "--always", "--abbrev=12", "--dirty", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return f"v{scalelab.__version__}"
 
