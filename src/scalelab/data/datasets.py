@@ -16,7 +16,7 @@ from scalelab.core.artifacts import sha256_of_file, write_atomic
 from scalelab.core.errors import DataError, DataFileError
 from scalelab.core.units import format_count
 from scalelab.data.cache import cache_dir, data_folder
-from scalelab.data.download import download, progress_line, verify
+from scalelab.data.download import ProgressLine, download, verify
 from scalelab.data.files import read_text
 
 
@@ -246,8 +246,8 @@ def locate(file: DatasetFile) -> Path | None:
     if folder is not None and (own := folder / file.name).is_file():
         if file.sha256 is not None and not verify(own, file.sha256):
             raise DataFileError(
-                f"{own} is not the published file: its sha256 starts {sha256_of_file(own)[:12]}, not "
-                f"{file.sha256[:12]}; replace it, or remove it to have it downloaded"
+                f"{own} is not the published file: {_start_of_sha256(own)}, not {file.sha256[:12]}; "
+                "replace it, or remove it to have it downloaded"
             )
         return own
     kept = _cache_place(file)
@@ -281,7 +281,7 @@ def _fetch_file(file: DatasetFile, *, progress: bool) -> Path:
         file.url,
         place,
         sha256=file.sha256 or recorded,
-        progress=progress_line(file.name) if progress else None,
+        progress=ProgressLine(file.name) if progress else None,
     )
     if file.sha256 is None and recorded is None:
         _record_first_download(file, place, found)
@@ -306,6 +306,13 @@ def _record_first_download(file: DatasetFile, place: Path, found: str) -> None:
         f"{found}, is recorded, and later ones are held to it",
         stacklevel=4,
     )
+
+
+def _start_of_sha256(path: Path) -> str:
+    try:
+        return f"its sha256 starts {sha256_of_file(path)[:12]}"
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
 
 
 def _cache_place(file: DatasetFile) -> Path:

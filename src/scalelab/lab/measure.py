@@ -6,7 +6,6 @@ Taught in book/transformers/training.md.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -30,18 +29,9 @@ def matmul_flops_per_s(
     """
     import torch
 
-    device = torch.device(device)
-    left = torch.randn(size, size, device=device).to(dtype or torch.float32)
-    right = torch.randn(size, size, device=device).to(left.dtype)
-    best = float("inf")
-    stop = time.perf_counter() + seconds
-    while time.perf_counter() < stop or best == float("inf"):
-        _wait_for(device)
-        begin = time.perf_counter()
-        left @ right
-        _wait_for(device)
-        best = min(best, time.perf_counter() - begin)
-    return 2 * size**3 / best
+    from scalelab.train import measure_peak_flops
+
+    return measure_peak_flops(torch.device(device), dtype or torch.float32, side=size, seconds=seconds)
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device | str = "cpu") -> int:
@@ -70,11 +60,3 @@ def peak_bytes(work: Callable[[], object], device: torch.device | str = "cpu") -
             held += event.nbytes()
             most = max(most, held)
     return most
-
-
-def _wait_for(device: torch.device) -> None:
-    """GPUs work in the background; a clock must wait for them."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
@@ -100,10 +101,14 @@ class TensorBoardLogger:
 class WandbLogger:
     """A run on Weights & Biases.
 
+    Each run from step 0 is one of its own there, even with the settings of another; its name is the run's
+    identity. The id it got is kept, so that a run which goes on from a checkpoint goes on there too.
+
     Args:
         project: its name there.
         mode: "online", "offline" (files only, for `wandb sync` later) or "disabled"; None: as wandb is set.
-        folder: where its files go; None: the current folder.
+        folder: where its files go, and the run's id; None: files go into the current folder, and the id
+            lasts as long as this logger.
 
     Raises:
         ConfigError: wandb is not installed, or (when the run starts) cannot begin: no account, no network.
@@ -121,16 +126,17 @@ class WandbLogger:
         self.mode = mode
         self.folder = None if folder is None else Path(folder)
         self._run: Any = None
+        self._id: str | None = None
 
     def start(self, run_id: str, settings: Mapping[str, Any], step: int) -> None:
         import wandb
 
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        self._settle_id(run_id, step)
         try:
             self._run = wandb.init(
                 project=self.project,
-                id=run_id,
+                id=self._id,
+                name=run_id,
                 resume="allow",
                 mode=self.mode,
                 dir=None if self.folder is None else str(self.folder),
@@ -148,6 +154,18 @@ class WandbLogger:
         if self._run is not None:
             self._run.finish()
             self._run = None
+
+    def _settle_id(self, run_id: str, step: int) -> None:
+        """A fresh id for a new run: one made of its settings would join the last run that had the same."""
+        if self.folder is None:
+            self._id = self._id if step and self._id else secrets.token_hex(8)
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place = self.folder / f"{run_id}.id"  # the folder may be shared by runs
+        self._id = place.read_text(encoding="ascii").strip() if step and place.exists() else None
+        if not self._id:
+            self._id = secrets.token_hex(8)
+            write_atomic(place, f"{self._id}\n".encode())
 
 
 def _require(package: str) -> None:

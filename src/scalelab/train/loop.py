@@ -357,6 +357,7 @@ class Trainer:
             self._report.progress(self.history, log=step % config.log_every == 0)
         if step in self._eval_steps:
             self._collect()
+            self._report.before_evaluation()
             found = self.evaluate()
             self.history.curve.append((self.tokens, found.loss_nats))
             self._report.evaluation(self.history, found)
@@ -377,7 +378,7 @@ class Trainer:
             },
             step=self.step_count,
             precision=self.precision.describe(),
-            peak=self.peak if self._report.shows else None,
+            peak=self.peak if self._report.wants_peak else None,
         )
         self._session_start = time.perf_counter()
         try:

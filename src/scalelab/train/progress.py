@@ -117,6 +117,10 @@ class Meter:
         self.skip()
         return self.tokens_per_s
 
+    def recent(self) -> float:
+        """The last reading, or a new one where that is old or there was none."""
+        return self.read() if self.due() or not self.tokens_per_s else self.tokens_per_s
+
     def skip(self) -> None:
         """Start counting afresh: what happened since the last reading was no training."""
         self._start, self._tokens = time.perf_counter(), 0
@@ -124,19 +128,23 @@ class Meter:
 
 def progress_line(where: str, *, loss_nats: float, tokens_per_s: float, left_s: float, mfu: str) -> str:
     """The line that changes: where, how well, how fast, how long still."""
-    parts = [where, f"loss {loss_nats:.3f} nats/token"]
-    if tokens_per_s > 0:
-        parts.append(f"{format_count(tokens_per_s)} tokens/s")
-    if mfu:
-        parts.append(mfu)
+    parts = [where, f"loss {loss_nats:.3f} nats/token", *_speed(tokens_per_s, mfu)]
     if 0 < left_s < float("inf"):
         parts.append(f"{format_seconds(left_s)} left")
     return " · ".join(parts)
 
 
-def evaluation_line(where: str, loss_nats: float, bits_per_byte: float) -> str:
-    """The line that stays: the held-out loss in both units."""
-    return f"{where} · held out {loss_nats:.3f} nats/token, {bits_per_byte:.3f} bits/byte"
+def evaluation_line(
+    where: str, *, loss_nats: float, bits_per_byte: float, tokens_per_s: float, mfu: str
+) -> str:
+    """The line that stays: the held-out loss in both units, and how fast training was until then."""
+    held_out = f"held out {loss_nats:.3f} nats/token, {bits_per_byte:.3f} bits/byte"
+    return " · ".join([where, held_out, *_speed(tokens_per_s, mfu)])
+
+
+def _speed(tokens_per_s: float, mfu: str) -> list[str]:
+    rate = f"{format_count(tokens_per_s)} tokens/s" if tokens_per_s > 0 else ""
+    return [part for part in (rate, mfu) if part]
 
 
 def _in_notebook() -> bool:

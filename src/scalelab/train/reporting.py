@@ -33,7 +33,8 @@ class Reporter:
         self._display = make_display(progress)
         self._meter = Meter()
         self._peak: Peak | None = None
-        self.shows = not isinstance(self._display, Silent)
+        self._shows = not isinstance(self._display, Silent)
+        self.wants_peak = self._shows or bool(self._loggers)
 
     def start(
         self, *, run_id: str, settings: Mapping[str, Any], step: int, precision: str, peak: Peak | None
@@ -52,32 +53,31 @@ class Reporter:
 
     def due(self) -> bool:
         """Whether the line on the screen is old."""
-        return self.shows and self._meter.due()
+        return self._shows and self._meter.due()
 
     def progress(self, history: History, *, log: bool) -> None:
         """Show where the run is; also tell the loggers if `log`."""
         if log and self._loggers:
-            last = history[-1]
-            self._log(
-                len(history),
-                {
-                    "train/loss_nats": last.loss_nats,
-                    "train/learning_rate": last.learning_rate,
-                    "train/grad_norm": last.grad_norm,
-                    "train/tokens": float(last.tokens),
-                    "train/tokens_per_s": self._meter.so_far(),
-                },
-            )
+            self._log(len(history), self._figures(history))
         if self.due():
             self._meter.read()
             self._display.show(self._line(history), final=False)
 
+    def before_evaluation(self) -> None:
+        """Training stops for a while: its rate is read now, or it would count the time until it goes on."""
+        self._meter.recent()
+
     def evaluation(self, history: History, found: Evaluation) -> None:
         """A held-out loss is known: show it on a line that stays."""
-        self._meter.read()
-        self._display.show(
-            evaluation_line(self._where(history), found.loss_nats, found.bits_per_byte), final=True
+        rate = self._meter.tokens_per_s
+        line = evaluation_line(
+            self._where(history),
+            loss_nats=found.loss_nats,
+            bits_per_byte=found.bits_per_byte,
+            tokens_per_s=rate,
+            mfu=self._mfu_text(rate),
         )
+        self._display.show(line, final=True)
         self._log(
             len(history),
             {"held_out/loss_nats": found.loss_nats, "held_out/bits_per_byte": found.bits_per_byte},
@@ -97,6 +97,18 @@ class Reporter:
         for logger in self._loggers:
             logger.log(step, values)
 
+    def _figures(self, history: History) -> dict[str, float]:
+        last, rate = history[-1], self._meter.so_far()
+        figures = {
+            "train/loss_nats": last.loss_nats,
+            "train/learning_rate": last.learning_rate,
+            "train/grad_norm": last.grad_norm,
+            "train/tokens": float(last.tokens),
+            "train/tokens_per_s": rate,
+        }
+        share = self._utilisation(rate)
+        return figures if share is None else {**figures, "train/mfu": share}
+
     def _line(self, history: History) -> str:
         rate = self._meter.tokens_per_s
         left = (self._config.n_steps - len(history)) * self._config.batch_tokens
@@ -105,14 +117,17 @@ class Reporter:
             loss_nats=history.recent_loss(),
             tokens_per_s=rate,
             left_s=left / rate if rate else 0.0,
-            mfu=self._utilisation(rate),
+            mfu=self._mfu_text(rate),
         )
 
     def _where(self, history: History) -> str:
         return f"step {len(history):,}/{self._config.n_steps:,}"
 
-    def _utilisation(self, tokens_per_s: float) -> str:
-        if self._peak is None:
-            return ""
-        share = utilisation(tokens_per_s, self._model_config, self._config.seq_len, self._peak)
+    def _mfu_text(self, tokens_per_s: float) -> str:
+        share = self._utilisation(tokens_per_s)
         return "" if share is None else f"MFU {100 * share:.0f} %"
+
+    def _utilisation(self, tokens_per_s: float) -> float | None:
+        if self._peak is None:
+            return None
+        return utilisation(tokens_per_s, self._model_config, self._config.seq_len, self._peak)

@@ -19,7 +19,8 @@ from scalelab.cost import mfu, peak_flops
 from scalelab.train.config import Precision
 from scalelab.train.precision import dtype_of
 
-_SIDE = {"cpu": 1024, "cuda": 8192}  # large enough that a product is bound by arithmetic, not by memory
+# Large enough that a product is bound by arithmetic, not by memory.
+SIDE = {"cpu": 2048, "cuda": 8192}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,27 +41,37 @@ class Peak:
 
 
 def find_peak(device: torch.device, precision: Precision) -> Peak:
-    """The table's figure for a known GPU, else a measurement of about a tenth of a second."""
+    """The table's figure for a known GPU, else a measurement of some tenths of a second."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         known = peak_flops(name, precision)
         if known is not None:
             return Peak(flops_per_s=known, source=name)
-    return Peak(flops_per_s=measure_peak_flops(device, precision), source="measured")
+    return Peak(flops_per_s=measure_peak_flops(device, dtype_of(precision)), source="measured")
 
 
-def measure_peak_flops(device: torch.device, precision: Precision, *, seconds: float = 0.1) -> float:
-    """FLOP/s of square matrix products, the best of as many as fit in `seconds`, at least three."""
-    side = _SIDE.get(device.type, 2048)
-    # Ones, not random numbers: nothing is drawn, and the hardware's rate is the same.
-    left = torch.ones(side, side, dtype=dtype_of(precision), device=device)
-    right, out = torch.ones_like(left), torch.empty_like(left)
+def measure_peak_flops(
+    device: torch.device, dtype: torch.dtype, *, side: int | None = None, seconds: float = 0.1
+) -> float:
+    """FLOP/s of square matrix products, the best of as many as fit in `seconds`, at least two.
+
+    Args:
+        dtype: of the matrices.
+        side: rows and columns of each, one product being 2·side³ FLOPs; None: large enough for the device.
+        seconds: how long to try; the fastest single product counts, since others may use the machine too.
+    """
+    side = side or SIDE.get(device.type, 2048)
+    # Random numbers, since a GPU multiplies ones faster than it does data (fewer bits flip, so the clock
+    # stays up); from a generator of their own, since a measurement must not move the caller's.
+    generator = torch.Generator(device).manual_seed(0)
+    left, right = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
+    out = torch.empty_like(left)
     best, spent, repeats = float("inf"), 0.0, 0
-    while repeats < 4 or spent < seconds:
+    while repeats < 3 or spent < seconds:
+        _wait_for(device)
         start = time.perf_counter()
         torch.mm(left, right, out=out)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _wait_for(device)
         taken = time.perf_counter() - start
         repeats, spent = repeats + 1, spent + taken
         if repeats > 1:  # the first one also sets up the library
@@ -74,3 +85,9 @@ def utilisation(tokens_per_s: float, config: ModelConfig, seq_len: int, peak: Pe
         return mfu(tokens_per_s, config, seq_len, peak.flops_per_s) if tokens_per_s > 0 else None
     except ConfigError:
         return None
+
+
+def _wait_for(device: torch.device) -> None:
+    """GPUs work in the background; a clock must wait for them."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
