@@ -3,11 +3,11 @@
     python benchmarks/kills.py                      # 50 kills, 10 or more inside a checkpoint's writing
     python benchmarks/kills.py --kills 6 --inside 2
 
-The model is a small lab's (3 layers, width 96, vocabulary 512, on the standard library's source); runs are
-short, with a checkpoint every few steps. Each run is a forked child of one process that has torch imported
-and has started no threads, so a kill costs a run, not an import. "Inside the writing" is seen after the kill:
-the half-written folder is still there. Compared are all tensor files of the last checkpoint: weights,
-optimiser, random state, history.
+The model is that of the lab `training` (3 layers, width 96, vocabulary 1,024, on the standard library's
+source); runs are short, with a checkpoint every few steps. Each run is a forked child of one process that
+has torch imported and has started no threads, so a kill costs a run, not an import. "Inside the writing" is
+seen after the kill: the half-written folder is still there. Compared are all tensor files of the last
+checkpoint: weights, optimiser, random state, history.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ from scalelab.core.config import DecoderConfig, config_to_dict
 from scalelab.data import TokenData, corpus, encode_corpus, train_bpe
 from scalelab.train import TrainConfig, train, train_config_to_dict
 
-MODEL = DecoderConfig(n_layers=3, d_model=96, n_heads=3, vocab_size=512, seq_len=128)
+MODEL = DecoderConfig(
+    n_layers=3, d_model=96, n_heads=3, vocab_size=1024, seq_len=128, positions="rope", feed_forward="gelu"
+)
 STEPS, EVERY = 20, 4
 SETTINGS = TrainConfig(
     n_tokens=STEPS * 8 * 128, batch_size=8, seq_len=128, learning_rate=2e-3, n_evals=2, eval_tokens=1024,
@@ -164,7 +166,7 @@ def prepare(root: Path) -> TokenData:
 
     def make(target: Path) -> None:
         text = corpus("python", max_bytes=300_000)
-        tokenizer = train_bpe([document.text for document in text.train], 512)
+        tokenizer = train_bpe([document.text for document in text.train], 1024)
         made = encode_corpus(text, tokenizer, cache=None)
         np.savez(target, train=made.train, held_out=made.held_out, bytes=made.bytes_per_token)
         (root / "end").write_text(str(made.end_of_text))
@@ -173,7 +175,7 @@ def prepare(root: Path) -> TokenData:
     with np.load(root / "data.npz") as arrays:
         return TokenData(
             name="python",
-            tokenizer_name="bpe-512",
+            tokenizer_name="bpe-1024",
             train=arrays["train"],
             held_out=arrays["held_out"],
             vocab_size=len(arrays["bytes"]),

@@ -47,7 +47,7 @@ class Shape:
     n_heads: int
     seq_len: int
     batch_size: int
-    vocab_size: int = 512  # the lab's
+    vocab_size: int = 1024  # the lab's
 
     @property
     def tokens_per_step(self) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from typing import Any
 
 import numpy as np
 from IPython.display import HTML
@@ -17,7 +16,7 @@ from matplotlib.ticker import FuncFormatter
 from scalelab.core.config import DecoderConfig
 from scalelab.core.presets import preset
 from scalelab.core.units import format_count
-from scalelab.cost import flops, flops_6nd, memory, params
+from scalelab.cost import Memory, flops, flops_6nd, memory, params
 from scalelab.lab import plots
 from scalelab.lab.records import study_json, study_runs
 
@@ -42,7 +41,10 @@ def numbers() -> dict[str, str]:
     bits = [run.bits_per_byte for run in minute]
     speeds = {row["d_model"]: row["bf16_tokens_per_s"] / row["fp32_tokens_per_s"]
               for row in measured["speed_by_width"]}  # fmt: skip
-    lost = share_below(measured["gradients"], -25)
+    early = measured["gradients"]["after 10240 tokens"]["counts"]
+    edges = measured["gradients"]["bin_edges_log2"]
+    gpt2, llama = params("gpt2"), params("llama-3.1-8b")
+    held = memory("gpt2", batch_size=8, seq_len=1024)
     compressors = measured["compressors_bits_per_byte"]
     by_rate = rates_study()
     means = {rate: statistics.mean(bits_there) for rate, bits_there in by_rate.items()}
@@ -50,9 +52,7 @@ def numbers() -> dict[str, str]:
     attention = {name: attention_share(name) for name in ("gpt2", "llama-3.1-8b")}
     return {
         "n_params": f"{counts.total:,}",
-        "n_matmul": f"{counts.matmul:,}",
         "vocab_size": f"{LAB.vocab_size:,}",
-        "d_model": f"{LAB.d_model}",
         "ln_v": f"{math.log(LAB.vocab_size):.2f}",
         "n_tokens": f"{n_tokens / 1e6:.1f} million",
         "lab_seconds": f"{seconds:.0f}",
@@ -82,7 +82,13 @@ def numbers() -> dict[str, str]:
         "scatter_high": f"{statistics.stdev(by_rate[0.008]):.2f}",
         "gpt2_attention": f"{attention['gpt2']:.0%}",
         "llama_attention": f"{attention['llama-3.1-8b']:.1f}",
-        "fp16_lost": f"{lost:.1%}",
+        "gpt2_matmul": f"{gpt2.matmul / 1e6:.1f}",
+        "gpt2_params": f"{gpt2.total / 1e6:.1f} million",
+        "llama_matmul": f"{llama.matmul / 1e9:.2f}",
+        "llama_params": f"{llama.total / 1e9:.2f} billion",
+        "gpt2_head_share": f"{head_bytes(held) / held.total_bytes:.0%}",
+        "fp16_lost": f"{share_between(early, edges, -99, -25):.1%}",
+        "fp16_blurred": f"{share_between(early, edges, -25, -14):.0%}",
     }
 
 
@@ -102,11 +108,14 @@ def attention_share(name: str) -> float:
     return exact / flops_6nd(params(config).matmul, config.seq_len) - 1
 
 
-def share_below(gradients: dict[str, Any], power: int) -> float:
-    """The share of non-zero gradients below 2^power, late in the run."""
-    late = list(gradients)[-1]
-    edges, counts = gradients["bin_edges_log2"], gradients[late]["counts"]
-    return sum(n for left, n in zip(edges, counts, strict=False) if left < power) / sum(counts)
+def share_between(counts: list[int], edges: list[int], low: int, high: int) -> float:
+    """The share of non-zero gradients from 2^low to 2^high."""
+    return sum(n for left, n in zip(edges, counts, strict=False) if low <= left < high) / sum(counts)
+
+
+def head_bytes(held: Memory) -> int:
+    """Bytes that the head and the loss keep for the way back."""
+    return held.activation_parts["head"] + held.activation_parts["log-probabilities"]
 
 
 def table(header: list[str], rows: list[list[str]]) -> HTML:
@@ -171,6 +180,7 @@ def figure_minute() -> None:
             "xz": compressors["xz"],
             "xz, training text read first": compressors["xz primed"],
         },
+        references_at="left",
         title="A minute of training beats gzip",
         xlabel="training tokens",
         ylabel="held-out bits per byte",
@@ -263,9 +273,7 @@ def figure_memory() -> None:
     figure, axes = plots.new("What fills the memory", "share of all bytes", "", height=3.0)
     for row, (config, batch_size, seq_len) in enumerate(setups.values()):
         held = memory(config, batch_size=batch_size, seq_len=seq_len)
-        logits = sum(
-            size for part, size in held.activation_parts.items() if "logit" in part or "loss" in part
-        )
+        logits = head_bytes(held)
         sizes = (held.weights_bytes, held.gradients_bytes, held.optimizer_bytes,
                  held.activations_bytes - logits, logits)  # fmt: skip
         left = 0.0
@@ -274,7 +282,8 @@ def figure_memory() -> None:
             axes.barh(row, share, left=left, color=plots.COLOURS[kind], height=0.6,
                       label=kinds[kind] if row == 0 else None)  # fmt: skip
             if share > 0.06:
-                axes.text(left + share / 2, row, f"{share:.0%}", ha="center", va="center", color="white",
+                ink = plots.INK if kind >= 3 else "white"  # the later colours are light
+                axes.text(left + share / 2, row, f"{share:.0%}", ha="center", va="center", color=ink,
                           fontsize=9, fontweight="bold")  # fmt: skip
             left += share
         axes.text(1.01, row, _bytes(held.total_bytes), va="center", fontsize=9)
@@ -294,7 +303,7 @@ def figure_gradients() -> None:
     edges = np.array(found["bin_edges_log2"])
     early, late = (found[key]["counts"] for key in list(found)[1:])
     figure, axes = plots.new(
-        "fp16 loses the left tail, unless the loss is scaled",
+        "What fp16 can hold of our gradients",
         "size of a gradient, power of two",
         "share of all non-zero gradients",
     )  # fmt: skip

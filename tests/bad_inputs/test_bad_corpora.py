@@ -211,7 +211,6 @@ TOKEN_CASES: dict[str, tuple[Callable[[], object], str]] = {
     "windows of no tokens": (lambda: batches(seq_len=0), "seq_len"),
     "data order with a negative seed": (lambda: batches(seed=-1), "-1"),
     "data order with a seed of text": (lambda: batches(seed="0"), "'0'"),
-    "no epochs allowed": (lambda: batches(n_epochs_allowed=0), "0"),
     "position that is None": (lambda: restored(None), "'seed'"),
     "position without fields": (lambda: restored({}), "'seed'"),
     "position of other data": (lambda: restored({**batches(seq_len=4).state()}), "4"),

@@ -89,6 +89,24 @@ def test_flags_override_the_file(cost: Any, tmp_path: Path) -> None:
     assert report["run"]["n_tokens"] == 1_000_000
 
 
+def test_a_file_s_step_is_costed_as_it_would_be_trained(cost: Any, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    shape = "[model]\nn_layers = 2\nd_model = 64\n[train]\nbatch_size = 6\n"
+    file.write_text(f'{shape}precision = "bf16"\naccumulate = 4\n')
+    flags = "--n-layers 2 --d-model 64 --batch-size 6 --precision bf16 --accumulate 4"
+    by_file, by_flags = cost(f"--config {file}"), cost(flags)
+    for part in ("step", "flops", "memory_bytes"):
+        assert by_file[part] == by_flags[part]
+    assert by_file["step"]["precision"] == "bf16"
+    assert by_file["step"]["n_tokens"] == 6 * by_file["step"]["seq_len"]
+    one_piece = cost("--n-layers 2 --d-model 64 --batch-size 2 --precision bf16")
+    assert by_file["memory_bytes"]["activations"] == one_piece["memory_bytes"]["activations"]
+    overridden = cost(f"--config {file} --precision fp32 --accumulate 1")
+    assert overridden["memory_bytes"] == cost("--n-layers 2 --d-model 64 --batch-size 6")["memory_bytes"]
+    file.write_text(f'{shape}precision = "auto"\n')
+    assert cost(f"--config {file}")["step"]["precision"] == "fp32"
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_prints_tables(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cost", name]) == 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,6 +17,7 @@ from scalelab.cli import main
 from scalelab.cli.data import LIVE_CORPORA
 from scalelab.data import corpus_names, datasets
 from scalelab.data.datasets import Dataset, DatasetFile
+from scalelab.data.documents import continuous_corpus
 
 TEXT = b"Shall I compare thee to a summer's day?\n" * 50
 
@@ -59,6 +62,44 @@ def test_list_as_json_says_what_is_here(sonnets: Path, capsys: Any) -> None:
     sonnets.unlink()
     assert main(["data", "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sets"][0]["here"] is False
+
+
+def test_a_damaged_file_is_listed_as_such_beside_the_others(
+    sonnets: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    whole = datasets.REGISTRY["sonnets"]
+    other = dataclasses.replace(whole, name="other", files={"all": dataclasses.replace(
+        whole.files["all"], name="other.txt")})  # fmt: skip
+    monkeypatch.setattr(datasets, "REGISTRY", {"sonnets": whole, "other": other})
+    sonnets.with_name("other.txt").write_bytes(TEXT)
+    sonnets.write_bytes(b"cut")
+    assert main(["data", "list", "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["sets"]
+    assert (first["here"], first["files_here"], second["here"]) == (False, [], True)
+    assert "is not the published file" in first["files_damaged"]["all"]
+    assert second["files_damaged"] == {}
+    assert main(["data", "list"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^  sonnets .*\bdamaged\b", out, re.MULTILINE)
+    assert re.search(r"^  other .*\byes\b", out, re.MULTILINE)
+    assert f"damaged: {sonnets} is not the published file" in out
+
+
+def test_a_data_folder_that_is_none_is_an_error_not_damage(
+    sonnets: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("SCALELAB_DATA", str(sonnets.parent / "none"))
+    assert main(["data", "list"]) == 2
+    assert "SCALELAB_DATA" in capsys.readouterr().err
+
+
+def test_show_of_packages_tells_their_licences(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    made = continuous_corpus("packages", "a.py", "x = 1\n" * 50)
+    monkeypatch.setattr("scalelab.data.corpora.packages_corpus", lambda **_: made)
+    assert main(["data", "show", "packages"]) == 0
+    out = capsys.readouterr().out
+    assert "licence BSD-3-Clause: " in out
+    assert "NOTICE.txt" in out
 
 
 def test_fetch_says_where_the_files_are_without_a_download(sonnets: Path, capsys: Any) -> None:

@@ -167,6 +167,51 @@ def test_tensorboard_files_appear_when_asked_for(texts: Path, tmp_path: Path) ->
     assert list((tmp_path / "a" / "tensorboard").glob("events.*"))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="os.kill")
+def test_resume_switches_on_the_loggers_that_the_run_had(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    pytest.importorskip("wandb")
+    from scalelab.train import Trainer
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    out = tmp_path / "a"
+    advance = Trainer._advance
+
+    def interrupted(self: Trainer) -> None:
+        advance(self)
+        if self.step_count == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    words = ["--corpus", str(texts), *TINY, "--tokens", str(40 * STEP), "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_advance", interrupted)
+        assert main(["train", *words, "--tensorboard", "--wandb", "mine"]) == 130
+    assert json.loads((out / "settings.json").read_text())["loggers"] == {
+        "tensorboard": True,
+        "wandb": "mine",
+    }
+    assert main(["train", "--out", str(out), "--resume", "--quiet"]) == 0
+    assert len(list((out / "tensorboard").glob("events.*"))) == 2
+    begun = list((out / "wandb" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(begun) == 2
+    assert len({file.name for file in begun}) == 1  # one id
+    assert main(["train", "--out", str(out), "--resume", "--quiet", "--no-tensorboard", "--no-wandb"]) == 0
+    assert json.loads((out / "settings.json").read_text())["loggers"] == {}
+
+
+@pytest.mark.parametrize("loggers", [[], {"tensorboard": "yes"}, {"wandb": 3}, {"other": True}])
+def test_damaged_loggers_in_the_settings_are_one_clear_error(
+    loggers: Any, trained: Path, tmp_path: Path, capsys: Any
+) -> None:
+    content = json.loads((trained / "settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps({**content, "loggers": loggers}))
+    assert main(["train", "--out", str(tmp_path), "--resume"]) == 2
+    assert "'loggers' holds" in capsys.readouterr().err
+
+
 def test_ctrl_c_keeps_the_steps_taken_and_says_how_to_go_on(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

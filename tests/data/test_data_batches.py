@@ -74,24 +74,6 @@ def test_order_of_windows_does_not_depend_on_the_batch_size() -> None:
     np.testing.assert_array_equal(np.concatenate([by_six.next()[0] for _ in range(10)]), singles)
 
 
-def test_epoch_counts_what_was_handed_out() -> None:
-    made = batches(batch_size=31, seq_len=16)  # 62 windows: two batches an epoch
-    seen = []
-    for _ in range(5):
-        made.next()
-        seen.append((made.epoch, made.epochs))
-    assert seen == [(0, 0.5), (1, 1.0), (1, 1.5), (2, 2.0), (2, 2.5)]
-
-
-def test_no_text_is_repeated_beyond_what_is_allowed() -> None:
-    made = batches(batch_size=31, n_epochs_allowed=1)
-    made.next()
-    made.next()
-    with pytest.raises(DataError, match="used up"):
-        made.next()
-    assert made.epoch == 1  # the refused batch did not move the position
-
-
 @pytest.mark.parametrize("change", [
     {"seed": 1}, {"seq_len": 8}, {"position": -1}, {"position": 1.5}, {"position": True}, {"position": None},
     {"tokens_sha256": "0"},
@@ -113,7 +95,7 @@ def test_what_is_no_state_is_refused(state) -> None:
 
 @pytest.mark.parametrize("settings", [
     {"batch_size": 0}, {"batch_size": 2.0}, {"seq_len": 0}, {"seq_len": "16"}, {"seed": -1},
-    {"n_epochs_allowed": 0}, {"seq_len": float("nan")}, {"seq_len": 1_000},
+    {"seq_len": float("nan")}, {"seq_len": 1_000},
 ])  # fmt: skip
 def test_impossible_settings_are_refused(settings: dict) -> None:
     with pytest.raises(ScalelabError):

@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import hashlib
 import http.server
+import io
 import re
 import socketserver
+import ssl
 import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from scalelab.core.errors import DataError, DataFileError
 from scalelab.data import byte_tokenizer, corpus, datasets, encode_corpus
 from scalelab.data.datasets import Dataset, DatasetFile
+from scalelab.data.download import download
 
 CONTENT = b"a line of text\n" * 20_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -184,6 +188,42 @@ def test_progress_goes_to_standard_error_and_ends_its_line(server, capsys) -> No
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.endswith("(100 %)\n")
+
+
+def test_progress_ends_its_line_before_the_error_where_a_download_is_cut(server, capsys) -> None:
+    for path in ("/cut", "/unsized"):
+        with pytest.raises(DataFileError):
+            datasets.fetch(made_set(server, path, sha256="0" * 64))
+        err = capsys.readouterr().err
+        assert err.startswith("\rsub/text.txt: ")
+        assert err.count("\n") == 1
+        assert err.endswith("\n")
+
+
+@pytest.mark.parametrize("error", [ssl.SSLError("bad record"), OSError(101, "Network is unreachable")])
+def test_socket_that_fails_midway_is_the_networks_fault(error, tmp_path: Path, monkeypatch) -> None:
+    class Response(io.BytesIO):
+        headers: ClassVar = {}
+
+        def read(self, size=-1, /):
+            if self.tell():
+                raise error
+            return super().read(size)
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Response(CONTENT))
+    with pytest.raises(DataFileError, match=r"connection to http://x/t was cut after 65,536 bytes"):
+        download("http://x/t", tmp_path / "t", sha256=None)
+    assert files_below(tmp_path) == []
+
+
+def test_disk_that_is_full_midway_is_the_disks_fault(server, tmp_path: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DataFileError, match=r"cannot write .*No space left"):
+        datasets.fetch(made_set(server, "/good"), progress=False)
+    assert files_below(tmp_path) == []
 
 
 def test_cache_that_cannot_be_written_is_one_clear_error(server, tmp_path: Path, monkeypatch) -> None:

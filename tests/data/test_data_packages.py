@@ -7,6 +7,7 @@ import re
 import stat
 import sys
 import zipfile
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,16 @@ def test_list_is_pinned_pure_and_permissive() -> None:
 
 
 def test_notice_names_each_wheel_with_its_licence() -> None:
+    notice = (resources.files("scalelab.data") / "NOTICE.txt").read_text(encoding="utf-8")
     for wheel in packages.pinned_wheels():
-        assert f"\n{wheel.name} {wheel.version}: {wheel.licence}\n" in packages.notice()
+        assert f"\n{wheel.name} {wheel.version}: {wheel.licence}\n" in notice
+
+
+def test_the_licences_shown_name_each_wheel_under_its_own_and_the_notice_that_is_there() -> None:
+    *lines, last = packages.licences().splitlines()
+    shown = {name: line.split(": ")[0] for line in lines for name in line.split(": ")[1].split(", ")}
+    assert shown == {f"{w.name} {w.version}": f"licence {w.licence}" for w in packages.pinned_wheels()}
+    assert Path(last.removeprefix("copyright lines and sources: ")).is_file()
 
 
 def test_wheels_are_read_as_text_without_tests_and_generated_files(tmp_path: Path) -> None:

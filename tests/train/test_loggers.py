@@ -19,6 +19,7 @@ NAMES = {
     "train/grad_norm",
     "train/tokens",
     "train/tokens_per_s",
+    "train/mfu",
     "held_out/loss_nats",
     "held_out/bits_per_byte",
 }
@@ -120,9 +121,60 @@ def test_wandb_offline_writes_a_run_with_the_figures(
     trainer.run()
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     content = file.read_bytes()
-    for name in NAMES:
+    for name in (*NAMES, trainer.run_id):
         assert name.encode() in content
-    assert trainer.run_id in file.name
+
+
+def wandb_ids(folder: Path) -> list[str]:
+    """The ids of the offline runs below a folder, in the order in which they began."""
+    files = sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
+    return [file.stem.removeprefix("run-") for file in files]
+
+
+def test_wandb_run_begun_anew_is_another_and_one_that_goes_on_is_the_same(
+    small: DecoderConfig, chain: TokenData, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config = settings(6, log_every=2, checkpoint_every=3)
+
+    def logger(name: str) -> WandbLogger:
+        return WandbLogger("scalelab-test", mode="offline", folder=tmp_path / name)
+
+    for name in ("first", "second"):  # two runs of the same settings
+        trainer = Trainer(
+            small, chain, config, run_dir=tmp_path / name / "run", loggers=[logger(name)], progress=False
+        )
+        trainer.run(until_tokens=4 * 256)
+    Trainer.resume(tmp_path / "first" / "run", chain, loggers=[logger("first")], progress=False).run()
+    (other,) = wandb_ids(tmp_path / "second")
+    before, after = wandb_ids(tmp_path / "first")
+    assert before == after != other
+
+
+def test_wandb_ids_outlive_the_logger_and_runs_that_share_a_folder_keep_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    ids: list[str] = []
+
+    class Run:
+        def finish(self) -> None:
+            pass
+
+    monkeypatch.setattr(wandb, "init", lambda **given: ids.append(given["id"]) or Run())
+    for run_id, step in (("a", 0), ("b", 0), ("a", 5), ("b", 5), ("a", 0), ("c", 5), ("c", 7)):
+        logger = WandbLogger("project", folder=tmp_path)
+        logger.start(run_id, {}, step)
+        logger.close()
+    a, b, a_on, b_on, anew, c, c_on = ids
+    assert (a, b, c) == (a_on, b_on, c_on)
+    assert len({a, b, c, anew}) == 4
+    without_folder = WandbLogger("project")
+    for step in (0, 5, 0):
+        without_folder.start("a", {}, step)
+    first, on, again = ids[7:]
+    assert first == on != again
 
 
 @pytest.mark.parametrize("package", ["tensorboard", "wandb"])

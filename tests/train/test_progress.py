@@ -21,6 +21,7 @@ from scalelab.train.progress import FileDisplay, TerminalDisplay, progress_line
 from scalelab.train.throughput import utilisation
 
 CPU = torch.device("cpu")
+STAYS = r"step {step}/12 · held out \d\.\d{{3}} nats/token, \d\.\d{{3}} bits/byte · .* tokens/s · MFU \d+ %"
 
 
 def test_mfu_is_costs_flops_per_second_over_the_peak(small: DecoderConfig) -> None:
@@ -42,8 +43,14 @@ def test_the_measured_peak_is_at_least_what_one_plain_product_reaches() -> None:
     start = time.perf_counter()
     left @ left
     plain = 2 * 512**3 / (time.perf_counter() - start)
-    assert plain / 5 < measure_peak_flops(CPU, "fp32", seconds=0.02)
+    assert plain / 5 < measure_peak_flops(CPU, torch.float32, seconds=0.02)
     assert 1e8 < found.flops_per_s < 1e14
+
+
+def test_measuring_the_peak_draws_nothing_from_the_callers_generator() -> None:
+    before = torch.get_rng_state()
+    assert measure_peak_flops(CPU, torch.bfloat16, side=64, seconds=0.0) > 0
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_line_states_loss_rate_and_mfu_and_each_evaluation_stays(
@@ -58,7 +65,46 @@ def test_the_line_states_loss_rate_and_mfu_and_each_evaluation_stays(
     assert re.search(r"step \d+/12 · loss \d\.\d{3} nats/token · .* tokens/s · MFU \d+ %", text)
     stays = [line for line in text.split("\n") if "held out" in line]
     assert len(stays) == 3
-    assert re.search(r"step 12/12 · held out \d\.\d{3} nats/token, \d\.\d{3} bits/byte", stays[-1])
+    assert re.search(STAYS.format(step=12), stays[-1])
+
+
+def test_a_file_gets_loss_rate_and_mfu_at_each_evaluation(
+    small: DecoderConfig, chain: TokenData, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(reporting, "make_display", lambda shown: FileDisplay(stream))
+    trainer = Trainer(small, chain, settings(12))
+    trainer.run()
+    first, *stays = stream.getvalue().splitlines()
+    assert "MFU is against" in first
+    steps = [tokens // 256 for tokens, _ in trainer.history.curve]
+    for step, line in zip(steps, stays, strict=True):
+        assert re.fullmatch(STAYS.format(step=step), line)
+
+
+def test_the_rate_on_the_line_that_stays_leaves_out_the_evaluation(
+    small: DecoderConfig, chain: TokenData, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(reporting, "make_display", lambda shown: FileDisplay(stream))
+    trainer = Trainer(small, chain, settings(4, n_evals=1))
+    evaluate = trainer.evaluate
+
+    def slow() -> Any:
+        time.sleep(3)
+        return evaluate()
+
+    monkeypatch.setattr(trainer, "evaluate", slow)
+    shown: list[float] = []
+    line = reporting.evaluation_line
+
+    def note(where: str, **values: Any) -> str:
+        shown.append(values["tokens_per_s"])
+        return line(where, **values)
+
+    monkeypatch.setattr(reporting, "evaluation_line", note)
+    trainer.run()
+    assert shown[-1] > 4 * 256 / 3
 
 
 def test_the_line_changes_at_most_twice_a_second(
@@ -68,7 +114,8 @@ def test_the_line_changes_at_most_twice_a_second(
     monkeypatch.setattr(reporting, "make_display", lambda shown: TerminalDisplay(stream))
     trainer = Trainer(small, chain, settings(60, n_evals=1))
     record = trainer.run()
-    assert stream.getvalue().count("tokens/s") <= 2 * record.seconds + 1
+    changing = [line for line in re.split(r"[\r\n]", stream.getvalue()) if "left" in line]
+    assert len(changing) <= 2 * record.seconds + 1
 
 
 def test_a_file_gets_only_the_lines_that_stay() -> None:

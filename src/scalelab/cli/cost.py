@@ -49,7 +49,8 @@ def run(argv: Sequence[str]) -> int:
         config,
         batch_size=args.batch_size or settings.get("batch_size", DEFAULT_BATCH_SIZE),
         seq_len=args.seq_len or min(getattr(config, "seq_len", DEFAULT_SEQ_LEN), DEFAULT_SEQ_LEN),
-        precision=args.precision or DEFAULT_PRECISION,
+        precision=args.precision or _precision(settings),
+        accumulate=args.accumulate or settings.get("accumulate", 1),
         n_tokens=args.tokens or settings.get("n_tokens"),
         device=args.device,
         mfu=args.mfu,
@@ -65,6 +66,7 @@ def cost_report(
     batch_size: int,
     seq_len: int,
     precision: str = "fp32",
+    accumulate: int = 1,
     n_tokens: int | None = None,
     device: str | None = None,
     mfu: float = DEFAULT_MFU,
@@ -76,6 +78,7 @@ def cost_report(
         config: its shape; FLOPs and memory are there for decoders only, None for others.
         batch_size, seq_len: B and T of a step.
         precision: fp32, bf16 or fp16.
+        accumulate: micro-batches that the step is cut into; the activations of one are held at a time.
         n_tokens: of a whole training run; one step when None.
         device: an accelerator of `scalelab.cost`'s table; no time when None.
         mfu: the share of the device's peak that training reaches, in (0, 1].
@@ -83,39 +86,40 @@ def cost_report(
     Raises:
         ConfigError: a size, precision, device or share that cannot be.
     """
-    from scalelab.cost import params
-
-    sizes = {"batch_size": batch_size, "seq_len": seq_len}
+    sizes = {"batch_size": batch_size, "seq_len": seq_len, "accumulate": accumulate}
     for size, value in (sizes if n_tokens is None else {**sizes, "n_tokens": n_tokens}).items():
         check_positive_int(size, value)  # a settings file may hold anything
-    counts = params(config)
+    if accumulate > batch_size:
+        raise ConfigError(f"accumulate={accumulate} micro-batches cannot be cut from batch_size={batch_size}")
     report: dict[str, Any] = {
         "model": name,
         "config": config_to_dict(config),
-        "params": {
-            "total": counts.total,
-            "matmul": counts.matmul,
-            "non_embedding": counts.non_embedding,
-            "parts": dict(counts.parts),
-        },
-        "step": {
-            "batch_size": batch_size,
-            "seq_len": seq_len,
-            "n_tokens": batch_size * seq_len,
-            "precision": precision,
-        },
+        "params": _params(config),
+        "step": {**sizes, "n_tokens": batch_size * seq_len, "precision": precision},
         "flops": None,
         "memory_bytes": None,
         "run": None,
     }
     if isinstance(config, DecoderConfig):
-        report["flops"] = _flops(config, counts.matmul, batch_size, seq_len)
-        report["memory_bytes"] = _memory(config, batch_size, seq_len, precision)
+        report["flops"] = _flops(config, report["params"]["matmul"], batch_size, seq_len)
+        report["memory_bytes"] = _memory(config, report["step"])
         if n_tokens is not None or device is not None:
             report["run"] = _run_cost(report, n_tokens or batch_size * seq_len, device, mfu)
     elif n_tokens is not None or device is not None:
         raise ConfigError(f"{name} is no decoder: its parameters can be counted, its FLOPs and time cannot")
     return report
+
+
+def _params(config: ModelConfig) -> dict[str, Any]:
+    from scalelab.cost import params
+
+    counts = params(config)
+    return {
+        "total": counts.total,
+        "matmul": counts.matmul,
+        "non_embedding": counts.non_embedding,
+        "parts": dict(counts.parts),
+    }
 
 
 def _flops(config: DecoderConfig, n_params_matmul: int, batch_size: int, seq_len: int) -> dict[str, Any]:
@@ -135,10 +139,16 @@ def _flops(config: DecoderConfig, n_params_matmul: int, batch_size: int, seq_len
     }
 
 
-def _memory(config: DecoderConfig, batch_size: int, seq_len: int, precision: str) -> dict[str, float]:
+def _memory(config: DecoderConfig, step: Mapping[str, Any]) -> dict[str, float]:
     from scalelab.cost import memory
 
-    found = memory(config, batch_size=batch_size, seq_len=seq_len, precision=precision)
+    found = memory(
+        config,
+        batch_size=-(-step["batch_size"] // step["accumulate"]),  # the largest micro-batch
+        seq_len=step["seq_len"],
+        precision=step["precision"],
+        accumulate=step["accumulate"],
+    )
     return {
         kind: getattr(found, f"{kind}_bytes")
         for kind in ("weights", "gradients", "optimizer", "activations", "total", "peak")
@@ -233,7 +243,9 @@ def _flops_table(counts: Mapping[str, Any], step: Mapping[str, Any]) -> str:
 def _memory_table(report: Mapping[str, Any]) -> str:
     kinds = {"optimizer": "optimiser (AdamW)", "total": "all four", "peak": "most at one time"}
     rows = [(kinds.get(kind, kind), format_bytes(n)) for kind, n in report["memory_bytes"].items()]
-    return table(f"Memory of a training step in {report['step']['precision']}", ("bytes",), rows)
+    step = report["step"]
+    pieces = f", cut into {step['accumulate']:,} micro-batches" if step["accumulate"] > 1 else ""
+    return table(f"Memory of a training step in {step['precision']}{pieces}", ("bytes",), rows)
 
 
 def _run_text(costs: Mapping[str, Any], precision: str) -> str:
@@ -269,6 +281,12 @@ def _model(args: argparse.Namespace) -> tuple[str, ModelConfig, Table]:
     return args.config or "model", config, file["train"]
 
 
+def _precision(settings: Table) -> str:
+    """A file's precision; "auto", which a trial on the machine of the run settles, counts as the default."""
+    found: str = settings.get("precision", DEFAULT_PRECISION)
+    return DEFAULT_PRECISION if found == "auto" else found
+
+
 def _preset_list(*, as_json: bool) -> str:
     from scalelab.cost import count_params
 
@@ -299,7 +317,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("model", nargs="?", help="a preset's name, such as gpt2 or llama-3.1-8b")
     parser.add_argument("--list", action="store_true", help="list the presets with their parameters")
-    parser.add_argument("--config", metavar="FILE", help="take the shape from [model] of a TOML file")
+    parser.add_argument(
+        "--config", metavar="FILE", help="take the shape from [model] of a TOML file, the step from [train]"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     step = parser.add_argument_group("the step and the run")
     step.add_argument(
@@ -307,6 +327,9 @@ def _parser() -> Parser:
     )
     step.add_argument(
         "--batch-size", type=whole_number, metavar="N", help=f"sequences of a step ({DEFAULT_BATCH_SIZE})"
+    )
+    step.add_argument(
+        "--accumulate", type=whole_number, metavar="N", help="micro-batches that a step is cut into (1)"
     )
     step.add_argument(
         "--precision", type=one_of("fp32", "bf16", "fp16"), metavar="NAME", help="fp32, bf16, fp16 (fp32)"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scalelab.cli.parser import Command, Parser, named_lines, pick
 from scalelab.cli.tables import table
+from scalelab.core.errors import DataFileError
 from scalelab.core.units import format_count
 
 LIVE_CORPORA = {
@@ -43,21 +44,31 @@ def _list(argv: Sequence[str]) -> int:
         print(json.dumps({"live": LIVE_CORPORA, "sets": sets}, indent=1))
         return 0
     print(f"Made when asked for\n{named_lines(LIVE_CORPORA)}")
-    rows = [
-        (s["name"], s["kind"], f"{format_count(s['bytes'])}B", "yes" if s["here"] else "no", s["licence"])
-        for s in sets
-    ]
+    rows = [(s["name"], s["kind"], f"{format_count(s['bytes'])}B", _here(s), s["licence"]) for s in sets]
     print("\n" + table("Public sets", ("kind", "size", "here", "licence"), rows))
+    for reason in (reason for s in sets for reason in s["files_damaged"].values()):
+        print(f"  damaged: {reason}")
     return 0
+
+
+def _here(known: Mapping[str, Any]) -> str:
+    return "damaged" if known["files_damaged"] else "yes" if known["here"] else "no"
 
 
 def _sets() -> list[dict[str, Any]]:
     from scalelab.data import datasets
+    from scalelab.data.cache import data_folder
 
+    data_folder()  # a SCALELAB_DATA that is no folder is a mistake of the user's, not damage to a set
     found = []
     for name in datasets.names():
         known = datasets.dataset(name)
-        here = [role for role, file in known.files.items() if datasets.locate(file) is not None]
+        here, damaged = [], {}
+        for role, file in known.files.items():
+            try:
+                here += [role] if datasets.locate(file) is not None else []
+            except DataFileError as error:
+                damaged[role] = str(error)
         found.append(
             {
                 "name": name,
@@ -67,6 +78,7 @@ def _sets() -> list[dict[str, Any]]:
                 "bytes": sum(file.size_bytes for file in known.files.values()),
                 "files": list(known.files),
                 "files_here": here,
+                "files_damaged": damaged,
                 "here": all(role in here for role, file in known.files.items() if file.required),
             }
         )
@@ -106,9 +118,11 @@ def _show(argv: Sequence[str]) -> int:
     )
     parser.add_argument("name", metavar="NAME", help="a corpus, a public set, or a path")
     name = parser.parse(argv).name
-    from scalelab.data import corpus, datasets
+    from scalelab.data import corpus, datasets, packages
 
     print(datasets.preview(name) if name in datasets.names() else corpus(name).preview())
+    if name == "packages":
+        print(f"\n{packages.licences()}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """What `scalelab train` keeps in a run's folder beside the checkpoints, so that the folder alone is enough.
 
-`settings.json` holds every setting, so `--resume` needs no other flag, and `tokenizer.json` the tokenizer,
-so `scalelab generate` cuts a prompt as training cut its text.
+`settings.json` holds every setting and which loggers were asked for, so `--resume` needs no other flag, and
+`tokenizer.json` the tokenizer, so `scalelab generate` cuts a prompt as training cut its text.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from scalelab.core.errors import CheckpointError, ConfigError
 
 SETTINGS_FILE, TOKENIZER_FILE = "settings.json", "tokenizer.json"
 FORMAT = 1
+LOGGERS: Mapping[str, type] = {"tensorboard": bool, "wandb": str}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,11 +37,13 @@ class RunSettings:
         top: corpus, tokenizer, vocab_size, max_bytes.
         model: of DecoderConfig, without vocab_size, which the tokenizer gives.
         train: of TrainConfig, without seq_len, which the model gives.
+        loggers: by name, the value of the flag that asked for it: tensorboard (True), wandb (the project).
     """
 
     top: Mapping[str, Any]
     model: Mapping[str, Any]
     train: Mapping[str, Any]
+    loggers: Mapping[str, Any] = field(default_factory=dict)
 
 
 def fill_in(tables: Mapping[str, Table]) -> RunSettings:
@@ -69,6 +72,7 @@ def write_settings(out: Path, settings: RunSettings) -> None:
     """Keep a run's settings in its folder."""
     content = {
         "format": FORMAT, "run": settings.top, "model": settings.model, "train": settings.train,
+        "loggers": settings.loggers,
     }  # fmt: skip
     write_atomic(out / SETTINGS_FILE, json.dumps(content, indent=1).encode())
 
@@ -97,7 +101,13 @@ def read_run_settings(out: Path) -> RunSettings:
         if not isinstance(values, dict) or not set(values) <= known:
             raise CheckpointError(f"{file} is damaged: {part!r} holds {values!r}")
         tables[part] = values
-    return RunSettings(top=tables["run"], model=tables["model"], train=tables["train"])
+    loggers = content.get("loggers", {})
+    if not (
+        isinstance(loggers, dict)
+        and all(name in LOGGERS and isinstance(value, LOGGERS[name]) for name, value in loggers.items())
+    ):
+        raise CheckpointError(f"{file} is damaged: 'loggers' holds {loggers!r}")
+    return RunSettings(top=tables["run"], model=tables["model"], train=tables["train"], loggers=loggers)
 
 
 def refuse_changes(kept: RunSettings, asked: Mapping[str, Table]) -> None:

@@ -11,10 +11,11 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scalelab.cli.parser import Command, Parser
 from scalelab.cli.run_folder import (
+    LOGGERS,
     TOKENIZER_FILE,
     RunSettings,
     fill_in,
@@ -67,6 +68,7 @@ def run(argv: Sequence[str]) -> int:
     else:
         settings = fill_in(asked)
         refuse_existing(out)
+    settings = dataclasses.replace(settings, loggers=_wanted_loggers(args, settings.loggers))
     trainer = _prepare(settings, out, args)
     try:
         record = trainer.run()
@@ -125,13 +127,13 @@ def _prepare(settings: RunSettings, out: Path, args: argparse.Namespace) -> Trai
         training,
         run_dir=out,
         strategy=strategy,
-        loggers=_loggers(args, out),
+        loggers=_loggers(settings, out),
         progress=not args.quiet,
         checkpoint=load_checkpoint(out) if begun else None,
     )
     if not args.resume:
         tokenizer.save(kept)
-        write_settings(out, settings)  # last, so that whoever finds it finds a whole run
+    write_settings(out, settings)  # last, so that whoever finds it finds a whole run
     return trainer
 
 
@@ -194,14 +196,21 @@ def _device_bytes(device: torch.device) -> int | None:
     return int(psutil.virtual_memory().total)
 
 
-def _loggers(args: argparse.Namespace, out: Path) -> list[Logger]:
+def _wanted_loggers(args: argparse.Namespace, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """What the flags ask for, else what the run had; a logger that is off is not named."""
+    flags = {name: getattr(args, name) for name in LOGGERS}
+    wanted = {name: kept.get(name) if flag is None else flag for name, flag in flags.items()}
+    return {name: value for name, value in wanted.items() if value}
+
+
+def _loggers(settings: RunSettings, out: Path) -> list[Logger]:
     from scalelab.train import JsonlLogger, TensorBoardLogger, WandbLogger
 
     loggers: list[Logger] = [JsonlLogger(out / METRICS_FILE)]
-    if args.tensorboard:
+    if "tensorboard" in settings.loggers:
         loggers.append(TensorBoardLogger(out / TENSORBOARD_FOLDER))
-    if args.wandb is not None:
-        loggers.append(WandbLogger(args.wandb, folder=out / WANDB_FOLDER))
+    if "wandb" in settings.loggers:
+        loggers.append(WandbLogger(settings.loggers["wandb"], folder=out / WANDB_FOLDER))
     return loggers
 
 
@@ -221,11 +230,13 @@ def _parser() -> Parser:
     parser.usage = "scalelab train --out FOLDER [--config FILE] [--resume] [FLAG ...]"  # all would be a page
     parser.add_argument("--config", metavar="FILE", help="a TOML file of settings")
     parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out, with its settings"
+        "--resume", action="store_true", help="go on with the run in --out, with its settings and loggers"
     )
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (the first GPU, or the CPU)")
     parser.add_argument(
-        "--tensorboard", action="store_true", help="write TensorBoard files into the run's folder"
+        "--tensorboard",
+        action=argparse.BooleanOptionalAction,
+        help="write TensorBoard files into the run's folder",
     )
     parser.add_argument(
         "--wandb",
@@ -233,6 +244,9 @@ def _parser() -> Parser:
         const="scalelab",
         metavar="PROJECT",
         help="log to Weights & Biases (project scalelab); WANDB_MODE=offline keeps it on this machine",
+    )
+    parser.add_argument(
+        "--no-wandb", action="store_const", const="", dest="wandb", help="go on without Weights & Biases"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--json", action="store_true", help="print the run's record as JSON")

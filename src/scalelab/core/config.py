@@ -8,7 +8,6 @@ Taught in book/transformers/training.md.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -336,11 +335,6 @@ def build(cls: Callable[..., C], values: Mapping[str, Any]) -> C:
     if missing:
         raise ConfigError(f"missing setting {missing[0]!r} (needed: {', '.join(missing)})")
     return cls(**values)
-
-
-def config_fingerprint(config: ModelConfig) -> str:
-    """A short text that two configs share exactly when they are equal."""
-    return json.dumps(config_to_dict(config), sort_keys=True)
 
 
 def is_number(value: object) -> bool:

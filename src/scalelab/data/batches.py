@@ -20,11 +20,10 @@ Ids64 = npt.NDArray[np.int64]
 
 
 class Batches:
-    """Batches of windows of a token stream, [B, T] inputs and [B, T] targets, for ever or for some epochs.
+    """Batches of windows of a token stream, [B, T] inputs and [B, T] targets, as many as asked for.
 
     Attributes:
         tokens: the stream. batch_size: B. seq_len: T. seed: of the order.
-        n_epochs_allowed: how often the text may be gone through; None: as often as asked.
         n_windows: windows in one epoch; the last up to T tokens of the stream, too few to fill one more,
             are not used.
 
@@ -40,17 +39,13 @@ class Batches:
         batch_size: int,
         seq_len: int,
         seed: int,
-        n_epochs_allowed: int | None = None,
     ) -> None:
         check_positive_int("batch_size", batch_size)
         check_count("seed", seed)
-        if n_epochs_allowed is not None:
-            check_positive_int("n_epochs_allowed", n_epochs_allowed)
         self.tokens = tokens
         self.batch_size = batch_size
         self.seq_len = seq_len
         self.seed = seed
-        self.n_epochs_allowed = n_epochs_allowed
         self.n_windows = count_windows(tokens, seq_len)
         self._position = 0  # windows handed out since the beginning
         self._order: tuple[int, Ids64] | None = None  # of the epoch it names
@@ -61,31 +56,13 @@ class Batches:
         """Tokens predicted in one epoch: each target of each window, once."""
         return self.n_windows * self.seq_len
 
-    @property
-    def epoch(self) -> int:
-        """How many times all of the text has been handed out."""
-        return self._position // self.n_windows
-
-    @property
-    def epochs(self) -> float:
-        """The same with its fraction: tokens handed out over unique tokens."""
-        return self._position / self.n_windows
-
     def next(self) -> tuple[Ids64, Ids64]:
         """The next batch.
 
         Returns:
             inputs [B, T] and targets [B, T], where targets[b, t] is the token after inputs[b, t].
-
-        Raises:
-            DataError: it would go beyond the epochs allowed.
         """
         end = self._position + self.batch_size
-        if self.n_epochs_allowed is not None and end > self.n_epochs_allowed * self.n_windows:
-            raise DataError(
-                f"the text is used up: {self.n_epochs_allowed} epoch(s) of {self.n_tokens_unique:,} tokens; "
-                "train on fewer tokens, take more text, or allow more epochs"
-            )
         windows = [self._window(position) for position in range(self._position, end)]
         starts = np.array(windows, dtype=np.int64) * self.seq_len
         taken = self.tokens[starts[:, None] + np.arange(self.seq_len + 1)].astype(np.int64)  # [B, T+1]

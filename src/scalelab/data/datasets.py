@@ -246,8 +246,8 @@ def locate(file: DatasetFile) -> Path | None:
     if folder is not None and (own := folder / file.name).is_file():
         if file.sha256 is not None and not verify(own, file.sha256):
             raise DataFileError(
-                f"{own} is not the published file: {_start_of_sha256(own)}, not {file.sha256[:12]}; "
-                "replace it, or remove it to have it downloaded"
+                f"{own} is not the published file: {_difference(own, file.sha256)}; replace it, or remove it "
+                "to have it downloaded"
             )
         return own
     kept = _cache_place(file)
@@ -308,9 +308,9 @@ def _record_first_download(file: DatasetFile, place: Path, found: str) -> None:
     )
 
 
-def _start_of_sha256(path: Path) -> str:
+def _difference(path: Path, sha256: str) -> str:
     try:
-        return f"its sha256 starts {sha256_of_file(path)[:12]}"
+        return f"its sha256 starts {sha256_of_file(path)[:12]}, not {sha256[:12]}"
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
 

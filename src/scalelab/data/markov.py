@@ -2,7 +2,7 @@
 
 A first-order chain over 128 symbols. The matrix of transition logits has singular values k^-0.8, so a
 model learns the language's strongest regularities first and its loss falls as a power law, down to the
-entropy rate and no further. Taught in book/scaling-laws/power-laws.md.
+entropy rate and no further. For scaling laws: a loss whose irreducible part is exact.
 """
 
 from __future__ import annotations

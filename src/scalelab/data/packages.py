@@ -53,9 +53,14 @@ def pinned_wheels() -> tuple[Wheel, ...]:
     return tuple(Wheel(**entry) for entry in json.loads(content))
 
 
-def notice() -> str:
-    """The licences of the wheels, from NOTICE.txt."""
-    return resources.files("scalelab.data").joinpath("NOTICE.txt").read_text(encoding="utf-8")
+def licences() -> str:
+    """Which wheels are under which licence, a line for each licence, and where their notices stand."""
+    by_licence: dict[str, list[str]] = {}
+    for wheel in pinned_wheels():
+        by_licence.setdefault(wheel.licence, []).append(f"{wheel.name} {wheel.version}")
+    lines = [f"licence {licence}: {', '.join(names)}" for licence, names in sorted(by_licence.items())]
+    place = resources.files("scalelab.data").joinpath("NOTICE.txt")
+    return "\n".join([*lines, f"copyright lines and sources: {place}"])
 
 
 def packages_corpus(*, max_bytes: int | None = None, cache: CacheChoice = "default") -> Corpus:
