@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,11 +194,13 @@ def test_resume_switches_on_the_loggers_that_the_run_had(
         "tensorboard": True,
         "wandb": "mine",
     }
+    wandb_files = "wandb/wandb/offline-run-*/*.wandb"  # their names hold the id
+    (begun,) = out.glob(wandb_files)
+    shutil.rmtree(out / "wandb" / "wandb")
     assert main(["train", "--out", str(out), "--resume", "--quiet"]) == 0
     assert len(list((out / "tensorboard").glob("events.*"))) == 2
-    begun = list((out / "wandb" / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(begun) == 2
-    assert len({file.name for file in begun}) == 1  # one id
+    (gone_on,) = out.glob(wandb_files)
+    assert gone_on.name == begun.name
     assert main(["train", "--out", str(out), "--resume", "--quiet", "--no-tensorboard", "--no-wandb"]) == 0
     assert json.loads((out / "settings.json").read_text())["loggers"] == {}
 
@@ -255,8 +258,6 @@ def test_generate_without_a_prompt_begins_a_text(trained: Path, capsys: Any) -> 
 def test_generate_after_the_newest_checkpoint_broke_warns_in_one_line_and_uses_the_one_before(
     trained: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    import shutil
-
     out = tmp_path / "broken"
     shutil.copytree(trained, out)
     newest = max((out / "checkpoints").glob("step-*"))

@@ -17,7 +17,7 @@ from scalelab.cost import flops
 from scalelab.data import TokenData
 from scalelab.train import Peak, Trainer, find_peak, measure_peak_flops
 from scalelab.train.compilation import settle_compilation
-from scalelab.train.progress import FileDisplay, TerminalDisplay, progress_line
+from scalelab.train.progress import FileDisplay, Meter, TerminalDisplay, progress_line
 from scalelab.train.throughput import utilisation
 
 CPU = torch.device("cpu")
@@ -82,6 +82,26 @@ def test_a_file_gets_loss_rate_and_mfu_at_each_evaluation(
         assert re.fullmatch(STAYS.format(step=step), line)
 
 
+def test_a_stretch_is_the_rate_of_all_readings_since_the_last_without_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    meter = Meter()
+    for seconds, tokens in ((1.0, 100), (2.0, 500)):
+        meter.add(tokens)
+        now += seconds
+        meter.read()
+    now += 50
+    meter.skip()  # an evaluation
+    meter.add(300)
+    now += 1
+    assert meter.stretch() == 900 / 4
+    meter.add(40)
+    now += 2
+    assert meter.stretch() == 20
+
+
 def test_the_rate_on_the_line_that_stays_leaves_out_the_evaluation(
     small: DecoderConfig, chain: TokenData, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +111,7 @@ def test_the_rate_on_the_line_that_stays_leaves_out_the_evaluation(
     evaluate = trainer.evaluate
 
     def slow() -> Any:
-        time.sleep(3)
+        time.sleep(1)
         return evaluate()
 
     monkeypatch.setattr(trainer, "evaluate", slow)
@@ -104,7 +124,7 @@ def test_the_rate_on_the_line_that_stays_leaves_out_the_evaluation(
 
     monkeypatch.setattr(reporting, "evaluation_line", note)
     trainer.run()
-    assert shown[-1] > 4 * 256 / 3
+    assert shown[-1] > 4 * 256  # so few a second it would be with the evaluation's
 
 
 def test_the_line_changes_at_most_twice_a_second(

@@ -96,6 +96,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.tokens_per_s = 0.0
+        self._stretch_tokens, self._stretch_s = 0, 0.0
         self.skip()
 
     def add(self, n_tokens: int) -> None:
@@ -114,12 +115,17 @@ class Meter:
     def read(self) -> float:
         """The rate since the last reading; starts the next."""
         self.tokens_per_s = self.so_far()
+        self._stretch_tokens += self._tokens
+        self._stretch_s += (time.perf_counter() - self._start) if self._tokens else 0.0
         self.skip()
         return self.tokens_per_s
 
-    def recent(self) -> float:
-        """The last reading, or a new one where that is old or there was none."""
-        return self.read() if self.due() or not self.tokens_per_s else self.tokens_per_s
+    def stretch(self) -> float:
+        """The rate over all readings since this was last asked, one made now among them."""
+        self.read()
+        tokens, seconds = self._stretch_tokens, self._stretch_s
+        self._stretch_tokens, self._stretch_s = 0, 0.0
+        return tokens / seconds if seconds > 0 else self.tokens_per_s
 
     def skip(self) -> None:
         """Start counting afresh: what happened since the last reading was no training."""

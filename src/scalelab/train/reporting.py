@@ -32,6 +32,7 @@ class Reporter:
         self._loggers = tuple(loggers)
         self._display = make_display(progress)
         self._meter = Meter()
+        self._stretch_rate = 0.0  # tokens per second from one evaluation to the next
         self._peak: Peak | None = None
         self._shows = not isinstance(self._display, Silent)
         self.wants_peak = self._shows or bool(self._loggers)
@@ -65,11 +66,11 @@ class Reporter:
 
     def before_evaluation(self) -> None:
         """Training stops for a while: its rate is read now, or it would count the time until it goes on."""
-        self._meter.recent()
+        self._stretch_rate = self._meter.stretch()
 
     def evaluation(self, history: History, found: Evaluation) -> None:
         """A held-out loss is known: show it on a line that stays."""
-        rate = self._meter.tokens_per_s
+        rate = self._stretch_rate
         line = evaluation_line(
             self._where(history),
             loss_nats=found.loss_nats,
