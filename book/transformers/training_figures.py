@@ -82,6 +82,8 @@ def numbers() -> dict[str, str]:
         "scatter_high": f"{statistics.stdev(by_rate[0.008]):.2f}",
         "gpt2_attention": f"{attention['gpt2']:.0%}",
         "llama_attention": f"{attention['llama-3.1-8b']:.1f}",
+        "activations_rule": f"{4 * LAB_BATCH * 128 * (18 * 3 * 96 + 1024) / 1e6:.1f}",
+        "activations_mb": f"{memory(LAB, batch_size=LAB_BATCH, seq_len=128).activations_bytes / 1e6:.1f}",
         "gpt2_matmul": f"{gpt2.matmul / 1e6:.1f}",
         "gpt2_params": f"{gpt2.total / 1e6:.1f} million",
         "llama_matmul": f"{llama.matmul / 1e9:.2f}",

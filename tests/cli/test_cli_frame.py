@@ -151,7 +151,9 @@ def test_a_reader_that_goes_away_leaves_no_traceback() -> None:
 @pytest.mark.skipif(os.name != "posix", reason="SIGINT is sent to a process of its own")
 def test_sigint_to_a_process_gives_exit_code_130() -> None:
     program = (
-        "import sys, time\nfrom scalelab.cli import app\nfrom scalelab.cli.parser import Command\n"
+        # A shell starts what it runs in the background with SIGINT ignored, and children inherit that.
+        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from scalelab.cli import app\nfrom scalelab.cli.parser import Command\n"
         "def body(words):\n    print('ready', flush=True)\n    time.sleep(60)\n    return 0\n"
         "app.COMMANDS = (Command('try', 'a test', body),)\nsys.exit(app.main(['try']))\n"
     )
