@@ -138,6 +138,86 @@ def test_an_unwritten_answer_is_no_mistake(exercise: Exercise) -> None:
     assert verdict.mistakes == ()
 
 
+def test_an_answer_in_which_torch_raises_notimplementederror_is_written() -> None:
+    adamw, loss = EXERCISES["adamw_step"], EXERCISES["next_token_loss"]
+
+    def xor(param: Any, grad: Any, m: Any, v: Any, step: int, **settings: float) -> Any:
+        return param, m, v + grad ^ 2  # torch's C++ raises: no frame of its own
+
+    def swapped(logits: Any, tokens: Any, pad_id: int) -> Any:
+        return torch.nn.functional.cross_entropy(tokens[:, 1:].flatten(), logits[:, :-1].flatten(0, 1))
+
+    def in_python(logits: Any, tokens: Any, pad_id: int) -> Any:
+        return torch.nn.Module()(logits)  # a raise statement, in torch's own code
+
+    for exercise, answer in ((adamw, xor), (loss, swapped), (loss, in_python)):
+        verdict = judge(exercise, answer, exercise.cases(0))
+        assert verdict.outcome == "broken"
+        assert not verdict.ran
+        assert verdict.mistakes[0].startswith("raised ")
+        assert "not written" not in verdict.message
+    assert "NotImplementedError" in judge(adamw, xor, adamw.cases(0)).message
+
+
+def test_messages_count_arguments_and_end_in_one_stop() -> None:
+    rate, accumulation = EXERCISES["learning_rate"], EXERCISES["accumulate_gradients"]
+    assert "with 1 positional argument and peak=" in judge(rate, lambda: 1, rate.cases(0)).message
+    message = judge(accumulation, lambda *a, **k: 1.0, accumulation.cases(0)).message
+    assert message.endswith("was backward() called?")
+
+
+def test_an_optimiser_step_must_return_tensors() -> None:
+    adamw = EXERCISES["adamw_step"]
+
+    def arrays(*args: Any, **settings: float) -> Any:
+        return tuple(part.numpy() for part in adamw.reference(*args, **settings))
+
+    verdict = judge(adamw, arrays, adamw.cases(0))
+    assert verdict.mistakes == ("returned the wrong kind of thing",)
+    assert "for new_param (ndarray), where a torch tensor of param's shape [" in verdict.message
+
+
+def loss_sum(model: Any, tokens: Any, targets: Any) -> Any:
+    logits = model(tokens).flatten(0, 1)
+    return torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="sum")
+
+
+def finish(model: Any, divisor: float, clip_norm: float) -> float:
+    for param in model.parameters():
+        param.grad /= divisor
+    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
+
+
+def test_one_backward_after_the_loop_and_an_unused_loss_scale_are_refused() -> None:
+    accumulation = EXERCISES["accumulate_gradients"]
+
+    def n_targets(micro_batches: Any) -> int:
+        return sum(int((targets != -100).sum()) for _, targets in micro_batches)
+
+    def after_the_loop(model: Any, micro_batches: Any, *, clip_norm: float, loss_scale: float) -> Any:
+        model.zero_grad()
+        total = sum(loss_sum(model, *pair) for pair in micro_batches) / n_targets(micro_batches)
+        (total * loss_scale).backward()
+        return finish(model, loss_scale, clip_norm)
+
+    def unscaled(model: Any, micro_batches: Any, *, clip_norm: float, loss_scale: float) -> Any:
+        return accumulation.reference(model, micro_batches, clip_norm=clip_norm, loss_scale=1.0)
+
+    def divided_at_the_end(model: Any, micro_batches: Any, *, clip_norm: float, loss_scale: float) -> Any:
+        model.zero_grad()
+        for tokens, targets in micro_batches:
+            model(tokens)  # a forward that nobody goes back through is no mistake
+            (loss_sum(model, tokens, targets) * loss_scale).backward()
+        return finish(model, loss_scale * n_targets(micro_batches), clip_norm)
+
+    cases = accumulation.cases(0)
+    verdict = judge(accumulation, after_the_loop, cases)
+    assert verdict.mistakes == ("backward only after the loop",)
+    assert "graphs of 3 micro-batches at once" in verdict.message
+    assert judge(accumulation, unscaled, cases).mistakes == ("loss never scaled",)
+    assert judge(accumulation, divided_at_the_end, cases).right
+
+
 def test_ctrl_c_goes_through_a_check(exercise: Exercise) -> None:
     def stop(*args: Any, **kwargs: Any) -> Any:
         raise KeyboardInterrupt
@@ -243,12 +323,11 @@ def root_decay(step: int, *, peak: float, warmup_steps: int, **_: Any) -> float:
 
 
 def one_micro_batch(model: Any, micro_batches: Any, **settings: Any) -> Any:
-    return EXERCISES["accumulate_gradients"].reference(model, micro_batches[-1:], **settings)
+    return EXERCISES["accumulate_gradients"].reference(model, micro_batches[:1], **settings)
 
 
-def norm_after_clipping(model: Any, micro_batches: Any, *, clip_norm: float, loss_scale: float) -> Any:
-    reference = EXERCISES["accumulate_gradients"].reference
-    return min(clip_norm, reference(model, micro_batches, clip_norm=clip_norm, loss_scale=loss_scale))
+def squared_norm(model: Any, micro_batches: Any, **settings: Any) -> Any:
+    return EXERCISES["accumulate_gradients"].reference(model, micro_batches, **settings) ** 2
 
 
 UNLISTED: dict[str, list[Any]] = {
@@ -263,7 +342,7 @@ UNLISTED: dict[str, list[Any]] = {
         lambda step, *, peak, total_steps, **k: peak * (1 - step / total_steps),
         root_decay,
     ],
-    "accumulate_gradients": [one_micro_batch, norm_after_clipping],
+    "accumulate_gradients": [one_micro_batch, squared_norm],
     "step_bill": [
         lambda n_layers, d, f, v, t, b: (6 * b * t * 12 * n_layers * d * d, 16 * 12 * n_layers * d * d),
         lambda *sizes: (0, 0),

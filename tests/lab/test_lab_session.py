@@ -14,7 +14,7 @@ import torch
 import scalelab.lab
 from scalelab.core.errors import LabError
 from scalelab.lab.checks import exercises, lab_names
-from scalelab.lab.predictions import Prediction, compare, show
+from scalelab.lab.predictions import Prediction, compare, make_prediction, show
 
 NAME = "transformers/training"
 EXERCISES = exercises(NAME)
@@ -129,9 +129,36 @@ def test_hints_come_one_a_try_and_the_last_stays(
     lab: scalelab.lab.Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hints = EXERCISES["adamw_step"].hints
-    for number in (0, 1, 2, 2):
-        lab.check.adamw_step(wrong("adamw_step"))
+    for number, mistake in ((0, 0), (1, 1), (2, 2), (2, 3)):
+        lab.check.adamw_step(wrong("adamw_step", mistake))
         assert f"Hint {number + 1} of 3: {hints[number]}" in capsys.readouterr().out
+
+
+def run_cell(source: str) -> Any:
+    names: dict[str, Any] = {}
+    exec(source, names)
+    return names["learning_rate"]
+
+
+def test_a_cell_run_again_unchanged_and_one_that_raises_use_up_no_hint(
+    lab: scalelab.lab.Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = "def learning_rate(step, *, peak, **settings):\n    return {}\n"
+    for value, hint in (
+        ("undefined_name", None),
+        ("peak * 1", "Hint 1 of 3"),
+        ("peak * 1", "Hint 1 of 3"),
+        ("peak / undefined_name", None),
+        ("peak * 1", "Hint 1 of 3"),
+        ("peak * 1.0", "Hint 2 of 3"),
+        ("[peak * s for s in (2,)][0]", "Hint 3 of 3"),
+    ):
+        lab.check.learning_rate(run_cell(cell.format(value)))
+        out = capsys.readouterr().out
+        assert out.startswith("✗ ")
+        assert hint in out if hint else "Hint" not in out
+    lab.report()
+    assert "learning_rate         ✗ 6 tries" in capsys.readouterr().out
 
 
 def test_running_the_check_again_alone_never_passes_the_reference_as_an_answer(
@@ -141,7 +168,7 @@ def test_running_the_check_again_alone_never_passes_the_reference_as_an_answer(
     answer = lab.check.learning_rate(answer)  # the cell once more: the name now holds the reference
     out = capsys.readouterr().out
     assert out.count("zero rate at step 0") == 2
-    assert "Hint 2 of 3" in out
+    assert out.count("Hint 1 of 3") == 2
     assert "✓" not in out
     lab.report()
     assert "learning_rate         ✗ 1 try" in capsys.readouterr().out
@@ -199,10 +226,40 @@ def test_a_hidden_test_catches_an_answer_fitted_to_the_visible_cases(lab: scalel
         (0, 2, "off by -2"),
         ("bf16", "bf16", "right"),
         ("bf16", "fp32", "not so"),
+        ("Yes", "yes", "right"),
+        ("warmup and clipping", "warm-up and  Clipping ", "right"),
+        ("lr 1e-3", "lr 1e3", "not so"),
+        (0.003, "3e-3", "right"),
+        (0.3, "3e-3", "not so"),
+        (1, "yes", "not so"),
     ],
 )
 def test_a_guess_is_compared_in_words(guess: Any, measured: Any, said: str) -> None:
     assert compare(Prediction(guess=guess), measured) == said
+
+
+@pytest.mark.parametrize(
+    ("guess", "unit", "measured", "said"),
+    [
+        (True, "", "yes", "right"),
+        (False, "", "yes", "not so"),
+        (np.bool_(False), "", "No", "right"),
+        ("0", "", 0.0, "right"),
+        ("7 nats", "nats", 7.0, "right"),
+        (" 1,500 Nats", "nats", 1000, "50 % high"),
+        ("1e-3", "", "0.001", "right"),
+        ("-1", "", "1", "not so"),
+        ("7 bits", "nats", 7.0, "not so"),
+        ("1e999", "", 7.0, "not so"),
+        ("about 7", "nats", 7.0, "not so"),
+    ],
+)
+def test_a_guess_may_be_a_truth_value_or_a_number_in_a_text(
+    guess: Any, unit: str, measured: Any, said: str
+) -> None:
+    prediction = make_prediction("loss", guess, unit, None, None)
+    assert prediction is not None
+    assert compare(prediction, measured) == said
 
 
 def test_an_interval_is_scored() -> None:
@@ -256,7 +313,7 @@ def test_a_guess_after_the_measurement_is_not_kept(
     assert "32 % high" in out.split("Predictions")[1]
 
 
-@pytest.mark.parametrize("guess", [float("nan"), float("inf"), [1, 2], {"a": 1}, True, torch.zeros(2)])
+@pytest.mark.parametrize("guess", [float("nan"), float("inf"), [1, 2], {"a": 1}, torch.zeros(2)])
 def test_guesses_that_are_no_numbers_are_refused(lab: scalelab.lab.Lab, guess: Any) -> None:
     with pytest.raises(LabError, match="must be a finite number"):
         lab.predict("loss", guess)

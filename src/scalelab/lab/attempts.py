@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import Any, TypeVar
 
 from scalelab.core.errors import LabError
@@ -26,7 +27,8 @@ class Attempts:
         n_tries: answers handed in, not counting unwritten ones and repeats of the same.
         passed_at: the try that passed, None before.
         mistakes: names of those met, in order, each once.
-        last: the answer handed in last, which hidden tests try. n_hints: shown so far.
+        last: the answer handed in last, which hidden tests try.
+        n_hints: shown so far. hinted: the answer that got the newest of them.
     """
 
     n_tries: int = 0
@@ -34,6 +36,7 @@ class Attempts:
     mistakes: list[str] = field(default_factory=list)
     last: Any = None
     n_hints: int = 0
+    hinted: Any = None
 
 
 class Checks:
@@ -72,7 +75,7 @@ class Checks:
 
     def _check(self, exercise: Exercise, answer: A) -> A:
         attempts = self._attempts[exercise.name]
-        repeated = answer is exercise.reference or answer is attempts.last
+        repeated = answer is exercise.reference or _same_answer(answer, attempts.last)
         if answer is exercise.reference:
             # The check's cell was run again without the answer's: its name now holds the reference.
             if attempts.last is None:
@@ -97,9 +100,41 @@ class Checks:
 
 
 def _message(exercise: Exercise, verdict: Verdict, attempts: Attempts) -> str:
-    """The verdict and, once something was tried, the next hint: the first try gets the first."""
+    """The verdict and, once something ran, a hint: the next one for each new answer.
+
+    An answer that raised gets none: its error says what to do, and a hint would be spent on a typing slip.
+    """
     if verdict.outcome == "not written":
         return verdict.message
-    attempts.n_hints = min(attempts.n_hints + 1, len(exercise.hints))
+    if not verdict.ran:
+        return f"✗ {verdict.message}"
+    if not _same_answer(attempts.last, attempts.hinted):
+        attempts.n_hints = min(attempts.n_hints + 1, len(exercise.hints))
+        attempts.hinted = attempts.last
     hint = exercise.hints[attempts.n_hints - 1]
     return f"✗ {verdict.message}\nHint {attempts.n_hints} of {len(exercise.hints)}: {hint}"
+
+
+def _same_answer(one: Any, other: Any) -> bool:
+    """Whether two answers are the same one, or a cell run again unchanged: functions of the same code."""
+    if one is other:
+        return True
+    codes = [getattr(answer, "__code__", None) for answer in (one, other)]
+    if not all(isinstance(code, CodeType) for code in codes) or _content(codes[0]) != _content(codes[1]):
+        return False
+    try:
+        return bool(_bound(one) == _bound(other))
+    except Exception:  # what they hold compares to no yes or no (tensors): call them different
+        return False
+
+
+def _content(code: Any) -> tuple[Any, ...]:
+    """What a function does, whatever line it stands on; constants by repr, or 1, 1.0 and True were equal."""
+    constants = tuple(_content(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts)
+    return code.co_code, constants, code.co_names
+
+
+def _bound(function: Any) -> tuple[Any, ...]:
+    """The values a function carries along: defaults, and those of the functions around it."""
+    held = tuple(cell.cell_contents for cell in function.__closure__ or ())
+    return function.__defaults__, function.__kwdefaults__, held

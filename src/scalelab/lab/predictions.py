@@ -6,14 +6,21 @@ A reader who has committed to a number reads the result; one who has not, looks 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any
+
+import numpy as np
 
 from scalelab.core.errors import LabError
 from scalelab.core.units import format_bytes, format_seconds
 
 Value = float | str
+
+_NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+(\.\d*)?|\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+# Spaces and hyphens of every kind, but not the sign in 1e-3.
+_SPACES_AND_HYPHENS = re.compile(r"\s|(?<!\de)[-\u2010\u2011\u2013]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,13 +42,20 @@ class Prediction:
 def make_prediction(name: str, guess: Any, unit: str, low: Any, high: Any) -> Prediction | None:
     """The prediction, or None while it is not written (None or ... in its place).
 
+    True and False mean "yes" and "no"; a text such as "7 nats", in the unit asked for, means its number.
+
     Raises:
         LabError: a guess that is neither a finite number nor a text, or an interval without the guess in it.
     """
     if is_blank(guess):
         return None
+    if isinstance(guess, bool | np.bool_):
+        guess = "yes" if guess else "no"
     if isinstance(guess, str):
-        return Prediction(guess=guess, unit=unit)
+        number = _number_in(guess, unit)
+        if number is None:
+            return Prediction(guess=guess, unit=unit)
+        guess = number
     value = read_number(f"the guess of {name!r}", guess)
     ends = [
         None if is_blank(end) else read_number(f"an end of {name!r}'s interval", end) for end in (low, high)
@@ -78,7 +92,7 @@ def read_number(what: str, value: Any) -> float:
 def compare(prediction: Prediction, measured: Value) -> str:
     """How the guess stands to what was measured: "32 % high", "right", "4.0 times too low", "inside ..."."""
     if isinstance(prediction.guess, str) or isinstance(measured, str):
-        return "right" if str(prediction.guess).strip() == str(measured).strip() else "not so"
+        return "right" if _says_the_same(prediction.guess, measured, prediction.unit) else "not so"
     parts = [_distance(prediction.guess, measured)]
     if prediction.low is not None and prediction.high is not None:
         inside = prediction.low <= measured <= prediction.high
@@ -106,6 +120,28 @@ def show(value: Value, unit: str = "") -> str:
     else:
         text = f"{value:.3g}"
     return f"{text} {unit}".strip()
+
+
+def _number_in(text: str, unit: str) -> float | None:
+    """The number a text starts with, if nothing but the unit follows it."""
+    found = _NUMBER.match(text.strip())
+    if found is None or _plain(text.strip()[found.end() :]) not in ("", _plain(unit)):
+        return None
+    number = float(found[0].replace(",", ""))
+    return number if math.isfinite(number) else None
+
+
+def _says_the_same(guess: Value, measured: Value, unit: str) -> bool:
+    """Whether two answers of which one is a text agree: as numbers where both are, else as words."""
+    numbers = [_number_in(value, unit) if isinstance(value, str) else value for value in (guess, measured)]
+    if None not in numbers:
+        return numbers[0] == numbers[1]
+    return _plain(str(guess)) == _plain(str(measured))
+
+
+def _plain(text: str) -> str:
+    """A text without case, spaces and hyphens: "Warm-up" and "warmup" are one answer."""
+    return _SPACES_AND_HYPHENS.sub("", text.casefold())
 
 
 def _powers_of_ten(value: float) -> str:

@@ -85,7 +85,8 @@ class Lab:
 
         Args:
             name: what is guessed; `measured` under the same name answers it.
-            guess: a number, or a choice as text; None or ... while it is not written.
+            guess: a number, a choice as text, or True or False for yes or no; None or ... while it is
+                not written.
             low, high: an interval you would bet on, if you like.
 
         Raises:

@@ -7,6 +7,7 @@ shape) becomes a `Rejected` whose text goes on from "On such-and-such inputs, yo
 from __future__ import annotations
 
 import contextlib
+import dis
 import inspect
 import linecache
 import traceback
@@ -23,11 +24,13 @@ class Rejected(Exception):
 
     Attributes:
         name: what a report calls it, in a few words.
+        ran: whether the answer ran to its end (it did not when it raised, or could not be called).
     """
 
-    def __init__(self, message: str, *, name: str) -> None:
+    def __init__(self, message: str, *, name: str, ran: bool = True) -> None:
         super().__init__(message)
         self.name = name
+        self.ran = ran
 
 
 class NotWritten(Rejected):
@@ -61,19 +64,23 @@ def call(answer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     Torch's global random state is as before afterwards, so that a check changes nothing in the lab.
 
     Raises:
-        NotWritten: it raised NotImplementedError.
+        NotWritten: it raised NotImplementedError itself, with a raise of its own.
         Rejected: it does not take these arguments, or raised anything else (Ctrl-C goes through).
     """
     _check_signature(answer, args, kwargs)
     try:
         with torch.random.fork_rng(devices=[]):
             return answer(*args, **kwargs)
-    except NotImplementedError as error:
-        raise NotWritten("Write it in its cell, run that cell, then this one.", name="not written") from error
     except Exception as error:
+        if isinstance(error, NotImplementedError) and _raised_by_the_learner(error):
+            raise NotWritten(
+                "Write it in its cell, run that cell, then this one.", name="not written", ran=False
+            ) from error
         detail = str(error).strip().split("\n")[0]
         what = type(error).__name__ + (f": {detail}" if detail else "")
-        raise Rejected(f"raised {what}{_where(error)}", name=f"raised {type(error).__name__}") from error
+        raise Rejected(
+            f"raised {what}{_where(error)}", name=f"raised {type(error).__name__}", ran=False
+        ) from error
 
 
 @contextlib.contextmanager
@@ -151,13 +158,30 @@ def _check_signature(answer: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        names = f"{len(args)} positional arguments"
+        names = f"{len(args)} positional argument{'' if len(args) == 1 else 's'}"
         if kwargs:
             names += f" and {', '.join(f'{name}=' for name in kwargs)}"
         raise Rejected(
             f"cannot be called with {names}: {error}. Keep the signature the exercise gives",
             name="another signature",
+            ran=False,
         ) from error
+
+
+def _raised_by_the_learner(error: BaseException) -> bool:
+    """Whether a `raise` statement in the learner's own code raised it, rather than a library.
+
+    The last frame alone cannot tell: torch's C++ (grad ^ 2) has no frame, so its errors end in the
+    learner's. The instruction that was running there can.
+    """
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None:
+        return False
+    code = last.tb_frame.f_code
+    own = code.co_filename != __file__ and "site-packages" not in code.co_filename
+    return own and code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _where(error: BaseException) -> str:

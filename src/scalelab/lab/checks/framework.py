@@ -101,11 +101,13 @@ class Verdict:
             raised, or returned something of the wrong kind).
         message: for the learner; one to four lines.
         mistakes: names, as a report lists them; empty when right or not written.
+        ran: whether the answer ran to its end on the cases; a hint helps only then.
     """
 
     outcome: Outcome
     message: str
     mistakes: tuple[str, ...] = field(default=())
+    ran: bool = True
 
     @property
     def right(self) -> bool:
@@ -125,16 +127,19 @@ def _judge(exercise: Exercise, answer: object, cases: Sequence[Case]) -> Verdict
             outcome="broken",
             message=f"{exercise.name} should be a function, and it is {describe(answer)}. Did its cell run?",
             mistakes=("not a function",),
+            ran=False,
         )
     observed: list[Observation] = []
     for case in cases:
         try:
             observed.append(exercise.observe(answer, case))
         except NotWritten as refusal:
-            return Verdict(outcome="not written", message=f"not written yet: {exercise.name}. {refusal}")
+            message = f"not written yet: {exercise.name}. {refusal}"
+            return Verdict(outcome="not written", message=message, ran=False)
         except Rejected as refusal:
-            message = f"On {case.about}, {exercise.name} {refusal}."
-            return Verdict(outcome="broken", message=message, mistakes=(refusal.name,))
+            message = f"On {case.about}, {exercise.name} {refusal}"
+            message += "" if message.endswith((".", "?", "!")) else "."
+            return Verdict(outcome="broken", message=message, mistakes=(refusal.name,), ran=refusal.ran)
     expected = [exercise.observe(exercise.reference, case) for case in cases]
     seen = _first_difference(exercise, cases, observed, expected)
     if seen is None:

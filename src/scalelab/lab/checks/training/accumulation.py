@@ -58,11 +58,12 @@ def accumulate_gradients(
 
 def _build(
     *,
-    zero: bool = True,
+    zero: str = "before",
     average: str = "tokens",
     again: bool = False,
     unscale: str = "before clipping",
     clip: str = "at the end",
+    shift_again: bool = False,
 ) -> Answer:
     """An accumulation with the given faults; without any, the right one.
 
@@ -73,13 +74,18 @@ def _build(
         model: nn.Module, micro_batches: Sequence[Any], *, clip_norm: float, loss_scale: float
     ) -> float:
         parameters = list(model.parameters())
-        held = [torch.zeros_like(p) if zero or p.grad is None else p.grad.clone() for p in parameters]
+        held = [
+            torch.zeros_like(p) if zero != "never" or p.grad is None else p.grad.clone() for p in parameters
+        ]
         divisor = _divisor(micro_batches, average) * (len(micro_batches) if again else 1)
         norm = 0.0
         for tokens, targets in micro_batches:
-            new = _scaled_gradient(model, parameters, tokens, targets, average, loss_scale / divisor)
+            share = loss_scale / divisor
+            new = _scaled_gradient(model, parameters, tokens, targets, average, share, shift_again)
             if clip == "each alone":
                 new, norm = _clip(new, clip_norm * (loss_scale if unscale == "before clipping" else 1))
+            if zero == "in the loop":
+                held = [torch.zeros_like(h) for h in held]
             held = [h + n for h, n in zip(held, new, strict=True)]
             if unscale == "in the loop":
                 held = [h / loss_scale for h in held]
@@ -87,8 +93,10 @@ def _build(
                 held, norm = _clip(held, clip_norm * (loss_scale if unscale == "before clipping" else 1))
         if unscale == "before clipping":
             held = [h / loss_scale for h in held]
-        if clip == "at the end":
+        if clip in ("at the end", "norm after"):
             held, norm = _clip(held, clip_norm)
+            if clip == "norm after":
+                _, norm = _clip(held, math.inf)
         elif clip == "never":
             _, norm = _clip(held, math.inf)
         if unscale == "after clipping":
@@ -111,11 +119,20 @@ def _divisor(micro_batches: Sequence[Any], average: str) -> int:
 
 
 def _scaled_gradient(
-    model: nn.Module, parameters: list[Any], tokens: Tensor, targets: Tensor, average: str, factor: float
+    model: nn.Module,
+    parameters: list[Any],
+    tokens: Tensor,
+    targets: Tensor,
+    average: str,
+    factor: float,
+    shift_again: bool,
 ) -> list[Tensor]:
+    logits = model(tokens)
+    if shift_again:
+        logits, targets = logits[:, :-1], targets[:, 1:]
     by_mean = average in ("micro-batches", "sum of means")
     loss = functional.cross_entropy(
-        model(tokens).flatten(0, 1),
+        logits.flatten(0, 1),
         targets.flatten(),
         ignore_index=NO_TARGET,
         reduction="mean" if by_mean else "sum",
@@ -198,8 +215,26 @@ MISTAKES = (
     ),
     Mistake(
         name="gradients not zeroed beforehand",
-        faults={"zero": False},
+        faults={"zero": "never"},
         message="What the step before left in param.grad is still in it: backward adds. Zero it first.",
+    ),
+    Mistake(
+        name="zeroed in the loop",
+        faults={"zero": "in the loop"},
+        message="The gradients are zeroed for every micro-batch, so only the last one's is left. Zero them "
+        "once, before the loop.",
+    ),
+    Mistake(
+        name="norm after clipping returned",
+        faults={"clip": "norm after"},
+        message="The norm is taken when the gradient is clipped already, so it never exceeds clip_norm and "
+        "tells nothing. clip_grad_norm_ returns the one from before.",
+    ),
+    Mistake(
+        name="targets shifted again",
+        faults={"shift_again": True},
+        message="targets[:, t] is the token after tokens[:, t] already: logits[:, t] must meet "
+        "targets[:, t].",
     ),
 )
 
@@ -222,10 +257,35 @@ class _TinyModel(nn.Module):
         self.head = nn.Parameter(torch.tensor(head, dtype=torch.float32))  # [V, D]
         self.bias = nn.Parameter(torch.zeros(len(head)))  # [V]
         self.largest_batch = 0
+        self.events: list[tuple[str, int]] = []  # ("forward" or "backward", number of the forward)
+        self.logit_gradient = 0.0  # sum of the absolute gradients that came back to the logits
 
     def forward(self, tokens: Tensor) -> Tensor:
         self.largest_batch = max(self.largest_batch, tokens.numel())
-        return torch.tanh(self.embed[tokens]) @ self.head.T + self.bias  # [B, T, V]
+        logits = torch.tanh(self.embed[tokens]) @ self.head.T + self.bias  # [B, T, V]
+        number = len(self.events)
+        self.events.append(("forward", number))
+
+        def note(gradient: Tensor) -> None:
+            self.events.append(("backward", number))
+            self.logit_gradient += float(gradient.abs().sum())
+
+        if logits.requires_grad:
+            logits.register_hook(note)  # type: ignore[no-untyped-call]
+        return logits
+
+    def graphs_held_at_once(self) -> int:
+        """The most forwards that waited together for the backward they got later."""
+        backwards = {number for kind, number in self.events if kind == "backward"}
+        waiting: set[int] = set()
+        most = 0
+        for kind, number in self.events:
+            if kind == "forward" and number in backwards:
+                waiting.add(number)
+            elif kind == "backward":
+                waiting.discard(number)
+            most = max(most, len(waiting))
+        return most
 
 
 def _case(
@@ -277,6 +337,18 @@ def _observe(answer: Answer, case: Case) -> Observation:
             "accumulating is what one does when they do not fit",
             name="one big batch",
         )
+    if model.graphs_held_at_once() > 1:
+        raise Rejected(
+            f"held the graphs of {model.graphs_held_at_once()} micro-batches at once, which takes the memory "
+            "of one big batch: call backward() for each before the next goes forward",
+            name="backward only after the loop",
+        )
+    if _ignores_loss_scale(answer, case, model.logit_gradient):
+        raise Rejected(
+            "called backward() on a loss without loss_scale in it, so small gradients would be lost in fp16: "
+            "multiply each loss by it before backward(), and divide the gradients by it after",
+            name="loss never scaled",
+        )
     observed = {"the norm": as_numbers(norm, "the norm")}
     for name, param in model.named_parameters():
         if param.grad is None:
@@ -285,6 +357,15 @@ def _observe(answer: Answer, case: Case) -> Observation:
             )
         observed[f"{name}.grad"] = as_numbers(param.grad, f"{name}.grad")
     return observed
+
+
+def _ignores_loss_scale(answer: Answer, case: Case, gradient: float) -> bool:
+    """Whether the same gradient comes back to the logits (`gradient`) when loss_scale is 1."""
+    (model, batches), settings = case.make()
+    if settings["loss_scale"] == 1 or gradient == 0:
+        return False
+    call(answer, model, batches, **{**settings, "loss_scale": 1.0})
+    return math.isclose(model.logit_gradient, gradient, rel_tol=1e-3)
 
 
 EXERCISE = Exercise(

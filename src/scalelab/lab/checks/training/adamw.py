@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scalelab.lab.checks.answers import Rejected, as_numbers, as_tuple, call
+from scalelab.lab.checks.answers import Rejected, as_numbers, as_tuple, call, describe
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def adamw_step(
 def _build(
     *,
     decay: str = "decoupled",
-    correct: bool = True,
-    eps_inside: bool = False,
+    correct: str = "both",
+    root: str = "eps outside",
     swap_betas: bool = False,
     forget_complement: bool = False,
     step_offset: int = 0,
@@ -74,12 +74,13 @@ def _build(
         new_v = beta2 * v + share2 * grad**2
         n = step + step_offset
         # As tensors: a factor of 0 then gives inf or NaN, as a learner's own tensors would.
-        m_hat = new_m / torch.tensor(1 - beta1**n) if correct else new_m
-        v_hat = new_v / torch.tensor(1 - beta2**n) if correct else new_v
-        root = (v_hat + eps).sqrt() if eps_inside else v_hat.sqrt() + eps
+        m_hat = new_m / torch.tensor(1 - beta1**n) if correct != "none" else new_m
+        v_hat = new_v / torch.tensor(1 - beta2**n) if correct != "none" else new_v
+        divisor = {"eps inside": (v_hat + eps).sqrt(), "none": v_hat + eps}.get(root, v_hat.sqrt() + eps)
         shrink = {"decoupled": lr * weight_decay, "not times lr": weight_decay}.get(decay, 0.0)
         sign = 1 if uphill else -1
-        return param * (1 - shrink) + sign * lr * m_hat / root, new_m, new_v
+        new_param = param * (1 - shrink) + sign * lr * m_hat / divisor
+        return (new_param, m_hat, v_hat) if correct == "returned" else (new_param, new_m, new_v)
 
     return answer
 
@@ -104,13 +105,13 @@ MISTAKES = (
     ),
     Mistake(
         name="no bias correction",
-        faults={"correct": False},
+        faults={"correct": "none"},
         message="m and v start at 0 and are used as they are. Divide them by 1 - beta1**step and "
         "1 - beta2**step, or the first steps have the wrong size.",
     ),
     Mistake(
         name="eps inside the square root",
-        faults={"eps_inside": True},
+        faults={"root": "eps inside"},
         message="This divides by √(v + eps); AdamW divides by √v + eps, which is far smaller where v is.",
     ),
     Mistake(
@@ -137,6 +138,17 @@ MISTAKES = (
         name="uphill",
         faults={"uphill": True},
         message="The update is added. It must be subtracted, or the loss climbs.",
+    ),
+    Mistake(
+        name="returns the corrected averages",
+        faults={"correct": "returned"},
+        message="m_hat and v_hat serve this step only. Hand m and v on as they were before the correction, "
+        "or the next step corrects them again.",
+    ),
+    Mistake(
+        name="no square root",
+        faults={"root": "none"},
+        message="This divides by v + eps, which is in squares of the gradient; AdamW divides by √v + eps.",
     ),
 )
 
@@ -188,6 +200,13 @@ def _observe(answer: Answer, case: Case) -> Observation:
             raise Rejected(
                 f"changed {name} in place. Return new tensors: the lab compares old and new",
                 name="changes its inputs",
+            )
+    for name, value in zip(OUTPUTS, outputs, strict=True):
+        if not isinstance(value, torch.Tensor):
+            raise Rejected(
+                f"returned {describe(value)} for {name} ({type(value).__name__}), where a torch tensor of "
+                f"param's shape {list(args[0].shape)} should be",
+                name="returned the wrong kind of thing",
             )
     return {name: as_numbers(value, name) for name, value in zip(OUTPUTS, outputs, strict=True)}
 

@@ -48,7 +48,7 @@ def _build(
     bytes_per_param: int = 16,
     positions_stored: bool = True,
     table_copies: int = 1,
-    small_parts: bool = True,
+    small_parts: str = "all",
 ) -> Answer:
     """A bill with the given faults; without any, the right one."""
 
@@ -62,7 +62,10 @@ def _build(
         multiply_adds += int(attention * 2 * n_layers * n_tokens * seq_len * d_model)
         n_params = weights + table_copies * table
         n_params += seq_len * d_model if positions_stored else 0
-        n_params += n_layers * (9 * d_model + d_ff) + 2 * d_model if small_parts else 0
+        if small_parts not in ("none", "no biases"):
+            n_params += n_layers * (5 * d_model + d_ff)
+        norms = {"none": 0, "no norms": 0, "gain only": 1}.get(small_parts, 2)  # numbers a channel
+        n_params += norms * (2 * n_layers + 1) * d_model
         return passes * per_multiply_add * multiply_adds, bytes_per_param * n_params
 
     return answer
@@ -136,9 +139,25 @@ MISTAKES = (
     ),
     Mistake(
         name="biases and norms left out",
-        faults={"small_parts": False},
+        faults={"small_parts": "none"},
         message="Biases (4·D + F + D a layer) and LayerNorms (4·D a layer, 2·D at the end) are parameters, "
         "too.",
+    ),
+    Mistake(
+        name="biases left out",
+        faults={"small_parts": "no biases"},
+        message="Each of a layer's maps has a bias as long as its output: 4·D in attention, F + D in the "
+        "feed-forward part.",
+    ),
+    Mistake(
+        name="norms left out",
+        faults={"small_parts": "no norms"},
+        message="LayerNorms have parameters, too: 4·D a layer (two norms) and 2·D for the last one.",
+    ),
+    Mistake(
+        name="norm with a gain only",
+        faults={"small_parts": "gain only"},
+        message="A LayerNorm has a gain and a bias, 2·D numbers; D alone is an RMSNorm.",
     ),
 )
 
