@@ -27,13 +27,22 @@ import scalelab
 from scalelab.core.artifacts import write_atomic
 from scalelab.core.config import DecoderConfig
 from scalelab.core.records import append_records, read_records
-from scalelab.data import Batches, TokenData, compressed_bits_per_byte, corpus, encode_corpus, train_bpe
+from scalelab.data import (
+    Batches,
+    TokenData,
+    Tokenizer,
+    compressed_bits_per_byte,
+    corpus,
+    encode_corpus,
+    train_bpe,
+)
 from scalelab.lab.measure import matmul_flops_per_s, peak_bytes
-from scalelab.models import Decoder
+from scalelab.models import Decoder, generate
 from scalelab.train import TrainConfig, Trainer
 
 OUT = Path(scalelab.__file__).parent / "lab" / "records" / "transformers" / "training"
 COMMAND = "python studies/transformers/training.py"
+SAMPLES = "samples.json"
 SEEDS = (0, 1, 2)
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 WIDTHS = (64, 96, 128, 192, 256, 384, 512)
@@ -49,6 +58,8 @@ LAB_RUN = TrainConfig(
     min_lr_fraction=0.05,
     eval_tokens=65_536,
 )
+PROMPT = "def "
+SAMPLED_AT = (0, 11_264, 88_064, LAB_RUN.n_tokens)
 LARGER_MODEL = dataclasses.replace(
     LAB_MODEL, n_layers=6, d_model=256, n_heads=4, n_kv_heads=None, d_head=None, d_ff=None, seq_len=256
 )
@@ -181,6 +192,27 @@ def peak_of_a_step(data: TokenData) -> int:
     return peak_bytes(two_steps)
 
 
+def samples(data: TokenData, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What the lab's model writes at stages of its run, one draw each, and its held-out loss there."""
+    trainer = Trainer(LAB_MODEL, data, LAB_RUN, progress=False)
+    prompt = torch.from_numpy(tokenizer.encode(PROMPT))[None].long()
+    stages = []
+    for n_tokens in SAMPLED_AT:
+        if n_tokens:
+            trainer.run(until_tokens=n_tokens)
+        ids = generate(trainer.model, prompt, max_new_tokens=160, temperature=0.7, top_k=40, seed=0)
+        found = trainer.evaluate()
+        stages.append(
+            {
+                "n_tokens": trainer.tokens,
+                "bits_per_byte": found.bits_per_byte,
+                "text": tokenizer.decode(ids[0].tolist()),
+            }
+        )
+        print(stages[-1])
+    return {"run_id": trainer.run_id, "prompt": PROMPT, "temperature": 0.7, "top_k": 40, "stages": stages}
+
+
 def machine() -> str:
     """What matters of it: cores, vector units, and whether it multiplies bf16 matrices in hardware."""
     units = ", AMX" if torch.cpu._is_amx_tile_supported() else ""
@@ -193,7 +225,8 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="measure again what has been measured")
     again = parser.parse_args().measure
     text = corpus("python")
-    data = encode_corpus(text, train_bpe(text, LAB_MODEL.vocab_size))
+    tokenizer = train_bpe(text, LAB_MODEL.vocab_size)
+    data = encode_corpus(text, tokenizer)
     OUT.mkdir(parents=True, exist_ok=True)
     measurements = OUT / "measurements.json"
     if again or not measurements.exists():
@@ -208,6 +241,8 @@ def main() -> None:
             "gradients": gradient_sizes(data),
         }
         write_atomic(measurements, (json.dumps(values, indent=1) + "\n").encode())
+    if again or not (OUT / SAMPLES).exists():
+        write_atomic(OUT / SAMPLES, (json.dumps(samples(data, tokenizer), indent=1) + "\n").encode())
     run_missing(data)
     provenance = {
         "command": COMMAND,
