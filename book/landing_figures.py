@@ -74,9 +74,10 @@ def figure() -> HTML:
         for kind, frame in (("wide", Frame(width=700, height=300)), ("narrow", Frame(width=360, height=270)))
     )
     caption = (
-        f"<strong>After {lab_run.seconds:.0f} seconds on two processor cores, a small model compresses Python "
-        f"source better than gzip.</strong> Grey: a larger model, {larger.seconds / 60:.0f} minutes. Below: what "
-        "the small one writes after <code>def</code> at the three points; one draw each, the first."
+        f"<strong>After {lab_run.seconds:.0f} seconds on two processor cores, a small model compresses "
+        "Python source better than gzip.</strong> Grey: a larger model, "
+        f"{larger.seconds / 60:.0f} minutes. Below: what the small one writes after <code>def</code> at the "
+        "three points; one draw each, the first."
     )
     texts = "".join(_text(number, stage) for number, stage in enumerate(stages, 1))
     return HTML(
