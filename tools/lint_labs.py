@@ -24,7 +24,7 @@ from scalelab.core.errors import LabError
 from scalelab.lab.checks import Exercise, exercises
 
 MAX_SECONDS, MAX_CELL_SECONDS, MAX_MIB = 120, 30, 3 * 1024
-MAX_BYTES, MAX_LINES = 1_500_000, 25
+MAX_BYTES, MAX_LINES, MAX_WIDTH = 1_500_000, 25, 92
 MIN_EXERCISES, MIN_MISTAKES, MIN_ALT = 3, 4, 15
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 BEGIN_HIDDEN, END_HIDDEN = "### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"
@@ -210,6 +210,9 @@ def budget(lab: Lab) -> Iterator[str]:
         lines = len(cell.source.splitlines())
         if lines > MAX_LINES:
             yield f"code cell {number} has {lines} lines; the limit is {MAX_LINES}"
+        for line in cell.source.splitlines():
+            if len(line) > MAX_WIDTH and not line.lstrip().startswith("!pip "):
+                yield f"code cell {number}: wider than {MAX_WIDTH} characters, pages cut it: {line[:50]!r} …"
 
 
 RULES: tuple[Callable[[Lab], Iterator[str]], ...] = (

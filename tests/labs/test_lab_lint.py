@@ -129,6 +129,7 @@ def test_a_whole_lab_passes(executed_path: Path) -> None:
         (figure(seconds="fast", peak_mib=None), "seconds is 'fast'"),
         (output(printed("x" * 1_500_000)), "bytes; the limit is"),
         (replace("SEED = 0", "SEED = 0" + "\n" * 25 + "x = 1"), "has 26 lines"),
+        (replace("SEED = 0", "SEED = 0  # " + "x" * 81), "wider than 92 characters"),
     ],
 )
 def test_a_broken_lab_is_told_what_is_wrong(
