@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import statistics
+import textwrap
 
 import numpy as np
 from IPython.display import HTML
@@ -21,11 +23,12 @@ from scalelab.lab import plots
 from scalelab.lab.records import study_json, study_runs
 
 STUDY = "transformers/training"
+ENGINE = "transformers/engine"
 LAB = DecoderConfig(
     n_layers=3, d_model=96, n_heads=3, vocab_size=1024, seq_len=128, positions="rope", feed_forward="gelu"
 )
 LAB_BATCH = 8
-TOKENS_AXIS = FuncFormatter(lambda value, _: format_count(value).replace(".00", "").replace(" ", ""))
+TOKENS_AXIS = FuncFormatter(lambda value, _: re.sub(r"\.0+(?= )| ", "", format_count(value)))
 
 
 def numbers() -> dict[str, str]:
@@ -89,9 +92,64 @@ def numbers() -> dict[str, str]:
         "llama_matmul": f"{llama.matmul / 1e9:.2f}",
         "llama_params": f"{llama.total / 1e9:.2f} billion",
         "gpt2_head_share": f"{head_bytes(held) / held.total_bytes:.0%}",
+        **engine_numbers(),
         "fp16_lost": f"{share_between(early, edges, -99, -25):.1%}",
         "fp16_blurred": f"{share_between(early, edges, -25, -14):.0%}",
     }
+
+
+def engine_numbers() -> dict[str, str]:
+    """What the prose takes from the recorded runs in two processes."""
+    measured = study_json(ENGINE, "measurements")
+    equal, timed = measured["equality"], measured["speeds"]
+    held = equal["optimizer_bytes_by_process"]
+    best = {name: max(rates) for name, rates in timed["tokens_per_s"].items()}
+    loads = timed["load_before_each"]
+    return {
+        "engine_steps": str(equal["steps"]),
+        "engine_ddp_difference": power_of_ten(equal["largest_difference_nats"]["ddp"]),
+        "engine_fsdp_difference": power_of_ten(equal["largest_difference_nats"]["fsdp"]),
+        "engine_whole_mb": f"{held['ddp'][0] / 1e6:.2f} MB",
+        "engine_part_mb": f"{held['fsdp'][0] / 1e6:.2f} MB",
+        "engine_rounds": str(len(timed["tokens_per_s"]["one"])),
+        "engine_load": f"{statistics.median(loads):.1f}",
+        "engine_one_slowest": f"{min(timed['tokens_per_s']['one']):,.0f}",
+        "engine_one_fastest": f"{best['one']:,.0f}",
+        "engine_ddp_ratio": f"{best['ddp'] / best['one']:.2f}",
+        "engine_fsdp_ratio": f"{best['fsdp'] / best['one']:.2f}",
+    }
+
+
+def power_of_ten(value: float) -> str:
+    """As in 3 · 10⁻¹³."""
+    digit, exponent = f"{value:.0e}".split("e")
+    return f"{digit} · 10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def recorded_session(part: int) -> str:
+    """A command of the recorded session and what `scalelab` printed, long lines folded."""
+    done = study_json(ENGINE, "measurements")["session"][part]
+    lines = ["$ " + " \\\n    ".join(textwrap.wrap(done["command"], 84, break_on_hyphens=False))]
+    for line in done["printed"].splitlines():
+        lines.append(textwrap.fill(line, 92, subsequent_indent="    ", break_on_hyphens=False))
+    if done["then"]:
+        lines.insert(-1, f"({done['then']})")
+    return "\n".join(lines)
+
+
+def table_engine() -> HTML:
+    """Three ways to use two cores."""
+    measured = study_json(ENGINE, "measurements")
+    held, timed = measured["equality"]["optimizer_bytes_by_process"], measured["speeds"]["tokens_per_s"]
+    names = {
+        "one": "one process, two threads",
+        "ddp": "two processes of one thread, DDP",
+        "fsdp": "two processes of one thread, FSDP",
+    }
+    rows = [
+        [label, f"{held[name][0] / 1e6:.2f}", f"{max(timed[name]):,.0f}"] for name, label in names.items()
+    ]
+    return table(["", "optimiser, MB a process", "tokens/s, best"], rows)
 
 
 def rates_study() -> dict[float, list[float]]:
@@ -122,7 +180,8 @@ def head_bytes(held: Memory) -> int:
 
 def table(header: list[str], rows: list[list[str]]) -> HTML:
     """A plain table, numbers to the right."""
-    head = "".join(f'<th scope="col">{cell}</th>' for cell in header)
+    # The corner above the rows' names heads nothing, so it is no heading.
+    head = "".join(f'<th scope="col">{cell}</th>' if cell else "<td></td>" for cell in header)
     body = "".join(
         "<tr>" + f'<th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>"
         for row in rows

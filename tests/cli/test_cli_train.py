@@ -173,11 +173,12 @@ def test_resume_switches_on_the_loggers_that_the_run_had(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorboard")
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     from scalelab.train import Trainer
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    wandb.teardown()  # it reads the environment once a process, and another test may have used it before
     out = tmp_path / "a"
     advance = Trainer._advance
 

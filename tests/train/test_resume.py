@@ -21,6 +21,7 @@ from scalelab.core.artifacts import MANIFEST
 from scalelab.core.config import DecoderConfig
 from scalelab.core.errors import CheckpointError
 from scalelab.data import TokenData
+from scalelab.models import Decoder
 from scalelab.train import Trainer, load_checkpoint, train
 from scalelab.train.checkpoint import FORMAT_VERSION, _digest
 from scalelab.train.state import optimizer_tensors
@@ -93,7 +94,7 @@ def test_a_resumed_run_that_forgot_dropouts_position_would_be_noticed(
 def test_a_tied_table_is_stored_once_and_comes_back_tied(
     small: DecoderConfig, chain: TokenData, settings: Any, tmp_path: Path
 ) -> None:
-    class WithHead(scalelab.train.loop.Decoder):
+    class WithHead(Decoder):
         """The head under a name of its own, as many models have it."""
 
         def __init__(self, config: DecoderConfig, seed: int) -> None:
@@ -285,8 +286,6 @@ def test_a_manifest_that_makes_no_sense_is_a_checkpoint_error(
 def test_weights_of_another_model_are_refused_with_the_names_that_differ(
     run_dir: Path, small: DecoderConfig, chain: TokenData
 ) -> None:
-    from scalelab.models import Decoder
-
     wide = dataclasses.replace(small, d_ff=256)
     with pytest.raises(CheckpointError, match="d_ff is 128 in the checkpoint, 256 here"):
         Trainer.resume(run_dir, chain, model=Decoder(wide, seed=0), progress=False)

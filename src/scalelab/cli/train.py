@@ -1,7 +1,8 @@
 """`scalelab train`: from flags or a TOML file to a trained model, its record, and text from it.
 
 Progress goes to standard error, the summary to standard output. A run that was killed goes on
-with `--resume`. Taught in book/transformers/training.md.
+with `--resume`. Under torchrun, `--parallel` says how its processes train one model together.
+Taught in book/transformers/training.md.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,13 +42,16 @@ from scalelab.core.artifacts import user_path
 from scalelab.core.config import DecoderConfig
 from scalelab.core.errors import ConfigError, TrainingError
 from scalelab.core.units import format_bytes, format_count, format_seconds
+from scalelab.parallel.engine.launch import Launch, read_launch
+from scalelab.parallel.engine.layout import parse_layout, processes_of
 
 if TYPE_CHECKING:
     import torch
 
     from scalelab.core.records import RunRecord
     from scalelab.data import Corpus, Tokenizer
-    from scalelab.train import Logger, TrainConfig, Trainer
+    from scalelab.parallel.engine.processes import World
+    from scalelab.train import Logger, Strategy, TrainConfig, Trainer
 
 METRICS_FILE, TENSORBOARD_FOLDER, WANDB_FOLDER = "metrics.jsonl", "tensorboard", "wandb"
 CHECKPOINTS_PER_RUN = 10
@@ -59,26 +65,78 @@ def run(argv: Sequence[str]) -> int:
             these come before the folder is made, but for what a logger refuses.
         KeyboardInterrupt: after Ctrl-C, with how to go on.
     """
+    launch = read_launch(os.environ)
+    if launch is None or launch.n_processes == 1:
+        return _train(argv, launch, None)
+    from scalelab.cli.launched import run_together
+
+    run_together(launch, lambda world: _train(argv, world.launch, world))
+
+
+def _train(argv: Sequence[str], launch: Launch | None, world: World | None) -> int:
     args = _parser().parse(argv)
+    strategy = _strategy(args, argv, launch, world)
     asked = _asked(args)
     out = _out(asked)
+    settings = strategy.decide(lambda: _settings(args, asked, out))
+    trainer = _prepare(settings, out, args, strategy, launch)
+    try:
+        record = trainer.run()
+    except KeyboardInterrupt as stop:
+        on = f"scalelab train --out {out} --resume"
+        if strategy.n_processes > 1:
+            again = ["--out", str(out), "--resume", "--parallel", args.parallel]
+            on += f", in one process; or {_torchrun(strategy.n_processes, again)}"
+        raise KeyboardInterrupt(f"{stop}; go on with: {on}") from None
+    if args.json:
+        print(json.dumps({"out": str(out), "record": json.loads(record.to_json())}, indent=1))
+    else:
+        print(summary(record, out))
+    return 0
+
+
+def _strategy(
+    args: argparse.Namespace, argv: Sequence[str], launch: Launch | None, world: World | None
+) -> Strategy:
+    """How this process trains: alone, or as one of those that torchrun started.
+
+    Raises:
+        ConfigError: the flags and the number of processes do not fit each other.
+        TrainingError: no such device here.
+    """
+    text, n_processes = args.parallel, 1 if launch is None else launch.n_processes
+    if launch is None and text is not None and processes_of(text) > 1:
+        start = _torchrun(processes_of(text), argv)
+        raise ConfigError(f"--parallel {text} is for several processes, and this is one: {start}")
+    if text is None and n_processes > 1:
+        raise ConfigError(
+            f"{n_processes} processes were started, and nothing says how they train together: "
+            "--parallel ddp (each holds the whole model) or --parallel fsdp (each holds a part)"
+        )
+    layout = None if text is None else parse_layout(text, n_processes)
+    if world is None or layout is None:
+        from scalelab.train import SingleProcess
+
+        return SingleProcess(args.device)
+    from scalelab.parallel.engine.processes import device_of
+
+    return world.strategy(layout, device_of(world.launch, args.device))
+
+
+def _torchrun(n_processes: int, argv: Sequence[str]) -> str:
+    """The command that trains in so many processes."""
+    return shlex.join(["torchrun", "--nproc-per-node", str(n_processes), "-m", "scalelab", "train", *argv])
+
+
+def _settings(args: argparse.Namespace, asked: Mapping[str, Table], out: Path) -> RunSettings:
+    """The run's settings: those it was started with, or those asked for."""
     if args.resume:
         settings = read_run_settings(out)
         refuse_changes(settings, asked)
     else:
         settings = fill_in(asked)
         refuse_existing(out)
-    settings = dataclasses.replace(settings, loggers=_wanted_loggers(args, settings.loggers))
-    trainer = _prepare(settings, out, args)
-    try:
-        record = trainer.run()
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"{stop}; go on with: scalelab train --out {out} --resume") from None
-    if args.json:
-        print(json.dumps({"out": str(out), "record": json.loads(record.to_json())}, indent=1))
-    else:
-        print(summary(record, out))
-    return 0
+    return dataclasses.replace(settings, loggers=_wanted_loggers(args, settings.loggers))
 
 
 def summary(record: RunRecord, out: Path) -> str:
@@ -107,33 +165,42 @@ def _out(asked: Mapping[str, Table]) -> Path:
     return user_path(asked[""]["out"])
 
 
-def _prepare(settings: RunSettings, out: Path, args: argparse.Namespace) -> Trainer:
+def _prepare(
+    settings: RunSettings, out: Path, args: argparse.Namespace, strategy: Strategy, launch: Launch | None
+) -> Trainer:
     """A trainer at the run's newest checkpoint or its beginning; the folder has what `--resume` needs."""
     _configs(settings, vocab_size=settings.top["vocab_size"])  # refuse these before any text is read
     from scalelab.data import corpus, encode_corpus, load_tokenizer
-    from scalelab.train import CheckpointFolder, SingleProcess, Trainer, load_checkpoint
+    from scalelab.train import CheckpointFolder, Trainer, load_checkpoint
     from scalelab.train.checkpoint import FOLDER
+    from scalelab.train.strategy import rank_0_first
 
-    text = corpus(settings.top["corpus"], max_bytes=settings.top["max_bytes"])
-    kept = out / TOKENIZER_FILE
-    tokenizer = load_tokenizer(kept) if args.resume else _make_tokenizer(settings, text)
+    top, kept = settings.top, out / TOKENIZER_FILE
+    text = rank_0_first(strategy, lambda: corpus(top["corpus"], max_bytes=top["max_bytes"]))
+    tokenizer = strategy.decide(
+        lambda: load_tokenizer(kept) if args.resume else _make_tokenizer(settings, text)
+    )
     model, training = _configs(settings, vocab_size=tokenizer.vocab_size)
-    strategy = SingleProcess(args.device)
-    _check_memory(model, training, strategy.device)
-    begun = args.resume and CheckpointFolder(out / FOLDER).steps()
+    _check_memory(model, training, strategy, launch)
+    data = rank_0_first(strategy, lambda: encode_corpus(text, tokenizer))
+    begun = args.resume and strategy.decide(CheckpointFolder(out / FOLDER).steps)
     trainer = Trainer(
         model,
-        encode_corpus(text, tokenizer),
+        data,
         training,
         run_dir=out,
         strategy=strategy,
-        loggers=_loggers(settings, out),
+        loggers=_loggers(settings, out) if strategy.rank == 0 else (),
         progress=not args.quiet,
         checkpoint=load_checkpoint(out) if begun else None,
     )
-    if not args.resume:
-        tokenizer.save(kept)
-    write_settings(out, settings)  # last, so that whoever finds it finds a whole run
+
+    def keep() -> None:
+        if not args.resume:
+            tokenizer.save(kept)
+        write_settings(out, settings)  # last, so that whoever finds it finds a whole run
+
+    strategy.decide(keep)
     return trainer
 
 
@@ -160,7 +227,9 @@ def _make_tokenizer(settings: RunSettings, text: Corpus) -> Tokenizer:
             return train_bpe(text, settings.top["vocab_size"])
 
 
-def _check_memory(model: DecoderConfig, training: TrainConfig, device: torch.device) -> None:
+def _check_memory(
+    model: DecoderConfig, training: TrainConfig, strategy: Strategy, launch: Launch | None
+) -> None:
     """Refuse what cannot fit: an allocator's error, or the system's killing hand, would explain nothing.
 
     Raises:
@@ -168,17 +237,24 @@ def _check_memory(model: DecoderConfig, training: TrainConfig, device: torch.dev
     """
     from scalelab.cost import memory
 
-    needed = memory(
+    share = training.batch_size // strategy.n_shares
+    held = memory(
         model,
-        batch_size=-(-training.batch_size // training.accumulate),  # the largest micro-batch
+        batch_size=max(1, -(-share // training.accumulate)),  # the largest micro-batch
         seq_len=training.seq_len,
         precision="fp32" if training.precision == "auto" else training.precision,
         accumulate=training.accumulate,
-    ).peak_bytes
+    )
+    kept = held.weights_bytes + held.optimizer_bytes
+    needed = held.peak_bytes - kept + kept // strategy.n_parts
+    device, here = strategy.device, 1 if launch is None else launch.local_processes
+    processes = ""
+    if device.type != "cuda" and here > 1:  # they share this machine's memory
+        needed, processes = needed * here, f" in its {here} processes"
     there = _device_bytes(device)
     if there is not None and needed > there:
         raise TrainingError(
-            f"a step needs about {format_bytes(needed)} of memory, this {device.type} has "
+            f"a step needs about {format_bytes(needed)} of memory{processes}, this {device.type} has "
             f"{format_bytes(there)}: a smaller model or --batch-size, or --accumulate, needs less "
             "(scalelab cost says how much)"
         )
@@ -225,6 +301,7 @@ def _parser() -> Parser:
   scalelab train --config run.toml --learning-rate 3e-3 --out runs/second
   scalelab train --out runs/first --resume
   scalelab train --corpus my-texts/ --tokenizer bytes --precision auto --tensorboard --out runs/mine
+  torchrun --nproc-per-node 2 -m scalelab train --tokens 2e6 --parallel ddp --out runs/in-two
 """,
     )
     parser.usage = "scalelab train --out FOLDER [--config FILE] [--resume] [FLAG ...]"  # all would be a page
@@ -233,6 +310,12 @@ def _parser() -> Parser:
         "--resume", action="store_true", help="go on with the run in --out, with its settings and loggers"
     )
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (the first GPU, or the CPU)")
+    parser.add_argument(
+        "--parallel",
+        metavar="LAYOUT",
+        help="under torchrun, how its processes train together: ddp (each holds the whole model), fsdp "
+        "(each a part), or counts by axis, as dp_replicate=2,dp_shard=4",
+    )
     parser.add_argument(
         "--tensorboard",
         action=argparse.BooleanOptionalAction,

@@ -226,13 +226,19 @@ def check_same(
             )
 
 
-def environment_differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What of the machine is not as it was: each difference may change the last bits."""
-    return [
+def warn_of_another_environment(stored: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Warn of what is not as it was: each difference may change the last bits."""
+    changed = [
         f"{name} was {stored.get(name)!r}, is {here.get(name)!r}"
         for name in {**stored, **here}
         if stored.get(name) != here.get(name)
     ]
+    if changed:
+        warnings.warn(
+            "the run goes on, but its last bits may differ from an uninterrupted one's: "
+            f"{'; '.join(changed)}",
+            stacklevel=5,
+        )
 
 
 def _check_format(path: Path, manifest: Mapping[str, Any]) -> None:

@@ -16,7 +16,8 @@ from scalelab.core.config import check_positive_int
 from scalelab.core.errors import DataError
 from scalelab.core.units import bits_per_byte
 from scalelab.data import TokenData, held_out_windows
-from scalelab.train.precision import summed_loss
+from scalelab.models.loss import IGNORE_INDEX
+from scalelab.train.strategy import SingleProcess, Strategy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +43,7 @@ def evaluate(
     seq_len: int,
     max_tokens: int | None = None,
     batch_size: int = 32,
+    strategy: Strategy | None = None,
 ) -> Evaluation:
     """Mean loss over non-overlapping windows of held-out tokens, each predicted from its own window only.
 
@@ -51,6 +53,8 @@ def evaluate(
         seq_len: tokens of each window.
         max_tokens: predict no more than this many, spread evenly over the text; None: all whole windows.
         batch_size: windows at a time; does not change the result beyond rounding.
+        strategy: the one that placed the model, where several processes evaluate together; each takes its
+            share of every batch, and the sum is over all. None: this process alone.
 
     Raises:
         DataError: fewer tokens than one window and its last target, or tokens that spell nothing.
@@ -61,23 +65,35 @@ def evaluate(
     if not n_bytes:
         raise DataError(f"the {n_tokens} held-out tokens of {data.name} spell no text: no bits per byte")
     device = next(model.parameters()).device
-    loss = summed_loss(model)
+    strategy = strategy or SingleProcess(device)
+    loss = strategy.loss_function(model)
     was_training = model.training
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=device)
     try:
         for start in range(0, len(inputs), batch_size):
             rows = slice(start, start + batch_size)
-            total += loss(_on(inputs[rows], device), _on(targets[rows], device)).double()
+            tokens, wanted = _even(inputs[rows], targets[rows], strategy.n_shares)
+            total += loss(_on(strategy.share(tokens), device), _on(strategy.share(wanted), device)).double()
     finally:
         model.train(was_training)
-    loss_nats = float(total) / n_tokens
+    loss_nats = float(strategy.total(total)) / n_tokens
     return Evaluation(
         loss_nats=loss_nats,
         bits_per_byte=bits_per_byte(loss_nats, n_tokens, n_bytes),
         n_tokens=n_tokens,
         n_bytes=n_bytes,
     )
+
+
+def _even(inputs: np.ndarray, targets: np.ndarray, n_shares: int) -> tuple[np.ndarray, np.ndarray]:
+    """As many rows as shares allow: what is added has no target that counts."""
+    missing = -len(inputs) % n_shares
+    if not missing:
+        return inputs, targets
+    filled = np.concatenate([inputs, np.repeat(inputs[:1], missing, axis=0)])
+    nothing = np.full((missing, targets.shape[1]), IGNORE_INDEX, dtype=targets.dtype)
+    return filled, np.concatenate([targets, nothing])
 
 
 def _on(batch: np.ndarray, device: torch.device) -> torch.Tensor:

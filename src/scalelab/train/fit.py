@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from torch import nn
 
-from scalelab.core.config import ModelConfig
-from scalelab.core.errors import ConfigError, DataError
+from scalelab.core.config import DecoderConfig, ModelConfig
+from scalelab.core.errors import ConfigError, DataError, TrainingError
+from scalelab.core.seeding import derive_seed
 from scalelab.data import TokenData
+from scalelab.models import Decoder
 from scalelab.train.config import TrainConfig
+from scalelab.train.strategy import Strategy
+
+
+def build(config: ModelConfig, seed: int) -> nn.Module:
+    """The model of a config, its weights drawn by the run's seed.
+
+    Raises:
+        ConfigError: of a kind that only its user can build.
+    """
+    if not isinstance(config, DecoderConfig):
+        raise ConfigError(
+            f"a trainer builds decoders, got {type(config).__name__}: give the model itself, not its config"
+        )
+    return Decoder(config, seed=derive_seed(seed, "weights"))
 
 
 def config_of(model: nn.Module) -> ModelConfig:
@@ -54,3 +70,38 @@ def check_fits(model: ModelConfig, config: TrainConfig, data: TokenData) -> None
             f"the held-out text has {len(data.held_out)} tokens, an evaluation needs more than "
             f"seq_len={config.seq_len}: use a larger corpus or shorter sequences"
         )
+
+
+def check_shares(config: TrainConfig, strategy: Strategy) -> None:
+    """Refuse a batch that the processes cannot take equal shares of.
+
+    Raises:
+        ConfigError: the message names the sizes nearby that would do.
+    """
+    below = config.batch_size // strategy.n_shares * strategy.n_shares
+    if below != config.batch_size:
+        near = [size for size in (below, below + strategy.n_shares) if size]
+        raise ConfigError(
+            f"batch_size={config.batch_size} cannot be shared equally by {strategy.n_shares} processes "
+            f"({strategy.layout}): {' or '.join(map(str, near))} would do"
+        )
+
+
+def check_same_everywhere(strategy: Strategy, run_id: str, step: int) -> None:
+    """Refuse to train when processes would train different runs: their gradients would add up to nonsense.
+
+    Raises:
+        TrainingError: the message names a process that differs, and in what.
+    """
+    found = strategy.gather((run_id, step))
+    for rank, (other_id, other_step) in enumerate(found):
+        if other_id != found[0][0]:
+            raise TrainingError(
+                f"process {rank} would train {other_id}, process 0 {found[0][0]}: their settings or texts "
+                "differ; give all of them the same corpus and flags"
+            )
+        if other_step != found[0][1]:
+            raise TrainingError(
+                f"process {rank} found a checkpoint of step {other_step}, process 0 one of step "
+                f"{found[0][1]}: the run's folder must be one that all of them see"
+            )

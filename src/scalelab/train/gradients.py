@@ -50,14 +50,16 @@ def accumulate_gradients(
     inputs, targets = strategy.share(inputs), strategy.share(targets)
     pieces = min(pieces, len(inputs))
     cuts = [len(inputs) * number // pieces for number in range(pieces + 1)]
-    total = torch.zeros((), device=strategy.device)
+    total: Tensor | None = None
     for start, stop in itertools.pairwise(cuts):
         tokens, wanted = _on(inputs[start:stop], strategy.device), _on(targets[start:stop], strategy.device)
         with strategy.micro_batch(last=stop == len(inputs)):
             with autocast(precision, strategy.device):
                 loss = loss_function(tokens, wanted) / n_targets
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
+        found = loss.detach().to(torch.promote_types(loss.dtype, torch.float32))
+        total = found if total is None else total + found
+    assert total is not None, "a share has rows"
     return strategy.total(total)
 
 

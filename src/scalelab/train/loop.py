@@ -10,47 +10,47 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from scalelab.core.config import DecoderConfig, ModelConfig, check_positive_int, config_to_dict
-from scalelab.core.errors import ConfigError, TrainingError
+from scalelab.core.config import ModelConfig, check_positive_int, config_to_dict
+from scalelab.core.errors import TrainingError
 from scalelab.core.records import RunRecord
-from scalelab.core.seeding import RandomStream, derive_seed, deterministic_kernels
+from scalelab.core.seeding import deterministic_kernels
 from scalelab.data import Batches, TokenData
-from scalelab.models import Decoder
 from scalelab.train.checkpoint import (
     FOLDER,
     Checkpoint,
     CheckpointFolder,
     check_same,
-    environment_differences,
     load_checkpoint,
+    warn_of_another_environment,
 )
-from scalelab.train.compilation import settle_compilation
 from scalelab.train.config import TrainConfig, train_config_to_dict
 from scalelab.train.evaluate import Evaluation, evaluate
-from scalelab.train.fit import check_fits, config_of
+from scalelab.train.fit import build, check_fits, check_same_everywhere, check_shares, config_of
 from scalelab.train.gradients import accumulate_gradients
 from scalelab.train.history import History, Metrics, Recent
 from scalelab.train.interrupt import Interruption
 from scalelab.train.loggers import Logger
 from scalelab.train.optimizer import make_optimizer, set_learning_rate
-from scalelab.train.precision import LossFunction, make_scaler, measure_precision
+from scalelab.train.precision import make_scaler
+from scalelab.train.randomness import dropout_stream, resumed_stream
 from scalelab.train.record import append_once, data_identity, describe_environment, make_record, run_identity
 from scalelab.train.reporting import Reporter
 from scalelab.train.schedule import make_schedule
+from scalelab.train.settle import compiled_if, settle
+from scalelab.train.state import random_tensors
 from scalelab.train.strategy import SingleProcess, Strategy
 from scalelab.train.throughput import Peak, find_peak
 
 RECORD = "record.jsonl"
+ECHO_S = 2.0  # torchrun passes Ctrl-C on to its processes, which may have had it from the terminal too
 
 
 class Trainer:
@@ -91,31 +91,36 @@ class Trainer:
         progress: bool = True,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        module = model if isinstance(model, nn.Module) else _build(model, config.seed)
+        module = model if isinstance(model, nn.Module) else build(model, config.seed)
+        self.strategy = strategy or SingleProcess()
+        self.device = self.strategy.device
         self.model_config = config_of(module)
         check_fits(self.model_config, config, data)
+        check_shares(config, self.strategy)
         self.config = config
         self.data = data
         self.data_identity = data_identity(data)
         self.run_id = run_identity(self.model_config, config, self.data_identity)
         self.run_dir = None if run_dir is None else Path(run_dir)
+        check_same_everywhere(self.strategy, self.run_id, 0 if checkpoint is None else checkpoint.step)
         if checkpoint is not None:
             check_same(checkpoint, self.model_config, config, self.data_identity)
         self._folder = None
         if self.run_dir is not None:
-            self._folder = CheckpointFolder(self.run_dir / FOLDER, keep=config.keep_checkpoints)
-            self._folder.claim(new=checkpoint is None)
+            self._folder = folder = CheckpointFolder(self.run_dir / FOLDER, keep=config.keep_checkpoints)
+            self.strategy.decide(lambda: folder.claim(new=checkpoint is None))
 
-        self.strategy = strategy or SingleProcess()
-        self.device = self.strategy.device
+        module.train()
+        self.compiled, self.precision = settle(module, config, self.strategy, checkpoint)
         self.model = self.strategy.place(module)
-        self.model.train()
+        self._loss = compiled_if(self.compiled, self.strategy.loss_function(self.model))
+        self.scaler = make_scaler(self.precision.precision, self.device)
         self.optimizer = make_optimizer(self.model, config)
         self.schedule = make_schedule(config)
         self.batches = Batches(
             data.train, batch_size=config.batch_size, seq_len=config.seq_len, seed=config.seed
         )
-        self.random = RandomStream(derive_seed(config.seed, "dropout", self.strategy.rank), self.device)
+        self.random = dropout_stream(config.seed, self.strategy)
         self.history = History(batch_tokens=config.batch_tokens)
         self.step_count = 0
         self._saved: int | None = None
@@ -128,20 +133,8 @@ class Trainer:
         self._report = Reporter(
             self.model_config, config, loggers=loggers if speaks else (), progress=progress and speaks
         )
-        self._settle(checkpoint)
         if checkpoint is not None:
             self._restore(checkpoint)
-
-    def _settle(self, checkpoint: Checkpoint | None) -> None:
-        """Choose what the machine decides, or keep what a checkpoint says was chosen."""
-        if checkpoint is not None:
-            self.compiled, self.precision = checkpoint.compiled, checkpoint.precision
-            self._loss = self._loss_of(self.model)
-        else:
-            self.compiled = settle_compilation(self.config.compile, self.device)
-            self._loss = self._loss_of(self.model)
-            self.precision = measure_precision(self.model, self.config, self.device, self._loss_of)
-        self.scaler = make_scaler(self.precision.precision, self.device)
 
     @classmethod
     def resume(
@@ -186,22 +179,24 @@ class Trainer:
             TrainingError: the loss is not finite; checkpoints from before are untouched.
             KeyboardInterrupt: after Ctrl-C, once the step at hand is finished and a checkpoint is written.
         """
-        last = self._last_step(until_tokens)
+        last, stops, due = self._last_step(until_tokens), False, False
         if self.config.precision == "auto" and not self.step_count:
             self.save()  # another trial might choose otherwise: this one's choice must outlive a kill
         with self._session() as interruption:
-            while self.step_count < last and not interruption.asked:
+            while self.step_count < last and not stops:
                 self._advance()
-                self._between_steps()
+                self._between_steps(due)
+                stops, due = self.strategy.agree(interruption.asked, self._report.due())
             self._collect()
-            stays = self.step_count == self.config.n_steps or interruption.asked
+            stays = self.step_count == self.config.n_steps or stops
             if stays and self._saved != self.step_count:
                 self.save()
-        if interruption.asked:
+        if stops:
             raise KeyboardInterrupt(self._stopped())
         record = self.record()
-        if self.step_count == self.config.n_steps and self.run_dir is not None and self.strategy.rank == 0:
-            append_once(self.run_dir / RECORD, record)
+        if self.step_count == self.config.n_steps and self.run_dir is not None:
+            path = self.run_dir / RECORD
+            self.strategy.decide(lambda: append_once(path, record))
         return record
 
     def step(self) -> Metrics:
@@ -229,6 +224,7 @@ class Trainer:
             seq_len=self.config.seq_len,
             max_tokens=self.config.eval_tokens,
             batch_size=self.config.batch_size,
+            strategy=self.strategy,
         )
         self._evaluated = (self.step_count, found)
         return found
@@ -236,29 +232,35 @@ class Trainer:
     def save(self) -> Path | None:
         """Write a checkpoint now, if the run has a folder; returns where."""
         self._collect()
+        folder = self._folder
+        if folder is None:
+            return None
         weights, aliases = self.strategy.weights(self.model)
         optimizer = self.strategy.optimizer_state(self.model, self.optimizer)
-        if self._folder is None or self.strategy.rank != 0:
-            return None
-        path = self._folder.save(
-            Checkpoint(
-                model_config=self.model_config,
-                train_config=self.config,
-                step=self.step_count,
-                data=self.data_identity,
-                data_state=self.batches.state(),
-                precision=self.precision,
-                compiled=self.compiled,
-                scaler=self.scaler.state_dict(),
-                seconds=self.seconds,
-                environment=self._environment(),
-                weights=weights,
-                aliases=aliases,
-                optimizer=optimizer,
-                random=self.random.state(),
-                history=self.history,
+        random = random_tensors(self.strategy.gather(self.random.state()))
+
+        def write() -> Path:
+            return folder.save(
+                Checkpoint(
+                    model_config=self.model_config,
+                    train_config=self.config,
+                    step=self.step_count,
+                    data=self.data_identity,
+                    data_state=self.batches.state(),
+                    precision=self.precision,
+                    compiled=self.compiled,
+                    scaler=self.scaler.state_dict(),
+                    seconds=self.seconds,
+                    environment=self._environment(),
+                    weights=weights,
+                    aliases=aliases,
+                    optimizer=optimizer,
+                    random=random,
+                    history=self.history,
+                )
             )
-        )
+
+        path = self.strategy.decide(write)
         self._saved = self.step_count
         return path
 
@@ -299,8 +301,8 @@ class Trainer:
 
     @cached_property
     def peak(self) -> Peak:
-        """The device's best rate of matrix products in this run's precision."""
-        return find_peak(self.device, self.precision.precision)
+        """The best rate of matrix products in this run's precision, of all its processes together."""
+        return find_peak(self.device, self.precision.precision).times(self.strategy.n_processes)
 
     # --- one step -----------------------------------------------------------------------------------------
 
@@ -342,17 +344,19 @@ class Trainer:
     def _kernels(self) -> AbstractContextManager[None]:
         return deterministic_kernels(self.device) if self.config.deterministic else contextlib.nullcontext()
 
-    def _loss_of(self, model: nn.Module) -> LossFunction:
-        loss = self.strategy.loss_function(model)
-        return torch.compile(loss) if self.compiled else loss
-
     # --- between steps ------------------------------------------------------------------------------------
 
-    def _between_steps(self) -> None:
-        """Look, evaluate, save: whatever is due after this step."""
+    def _between_steps(self, due: bool) -> None:
+        """Look, evaluate, save: whatever is due after this step.
+
+        Args:
+            due: the processes agreed to look. One alone need not ask; were one of several to look by its own
+                clock, it alone would meet a bad loss while the others go on.
+        """
         step, config = self.step_count, self.config
         self._report.count(config.batch_tokens)
-        if step % config.log_every == 0 or self._report.due():
+        due = due or (self.strategy.n_processes == 1 and self._report.due())
+        if step % config.log_every == 0 or due:
             self._collect()
             self._report.progress(self.history, log=step % config.log_every == 0)
         if step in self._eval_steps:
@@ -382,7 +386,7 @@ class Trainer:
         )
         self._session_start = time.perf_counter()
         try:
-            with Interruption() as interruption:
+            with Interruption(ECHO_S if self.strategy.n_processes > 1 else 0.0) as interruption:
                 yield interruption
         finally:
             self._seconds, self._session_start = self.seconds, None
@@ -405,27 +409,20 @@ class Trainer:
             self.model, self.optimizer, (checkpoint.weights, checkpoint.aliases), checkpoint.optimizer
         )
         self.batches.restore(dict(checkpoint.data_state))
-        self.random.restore(checkpoint.random)
+        self.random = resumed_stream(
+            checkpoint.random,
+            seed=self.config.seed,
+            strategy=self.strategy,
+            step=checkpoint.step,
+            dropout=getattr(self.model_config, "dropout", 0.0),
+        )
         if checkpoint.scaler:
             self.scaler.load_state_dict(dict(checkpoint.scaler))
         self.history = checkpoint.history
         self.step_count = self._saved = checkpoint.step
         self._seconds = checkpoint.seconds
-        changed = environment_differences(checkpoint.environment, self._environment())
-        if changed:
-            warnings.warn(
-                "the run goes on, but its last bits may differ from an uninterrupted one's: "
-                f"{'; '.join(changed)}",
-                stacklevel=4,
-            )
+        if self.strategy.rank == 0:
+            warn_of_another_environment(checkpoint.environment, self._environment())
 
     def _environment(self) -> dict[str, Any]:
-        return describe_environment(self.device, self.precision.precision)
-
-
-def _build(config: ModelConfig, seed: int) -> nn.Module:
-    if not isinstance(config, DecoderConfig):
-        raise ConfigError(
-            f"a trainer builds decoders, got {type(config).__name__}: give the model itself, not its config"
-        )
-    return Decoder(config, seed=derive_seed(seed, "weights"))
+        return describe_environment(self.strategy, self.precision.precision)

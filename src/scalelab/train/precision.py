@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -111,6 +112,8 @@ def measure_precision(
     config: TrainConfig,
     device: torch.device,
     loss_of: Callable[[nn.Module], LossFunction] | None = None,
+    *,
+    n_shares: int = 1,
 ) -> PrecisionPlan:
     """Settle the run's precision; "auto" takes a few training steps of each candidate and keeps the fastest.
 
@@ -119,10 +122,11 @@ def measure_precision(
     disturbance does not decide. fp32 stays unless another is 5 % faster.
 
     Args:
-        model: on its device, in training mode.
+        model: in training mode.
         config: batch, length, optimiser and the precision asked for.
         device: where to run.
         loss_of: makes the summed loss of a model; compiled runs pass their own.
+        n_shares: processes that share a batch: the trial, which one of them makes alone, takes its share.
 
     Raises:
         TrainingError: the precision asked for does not exist on this device.
@@ -131,8 +135,10 @@ def measure_precision(
     if config.precision != "auto":
         return PrecisionPlan(asked=config.precision, precision=config.precision)
     candidates = _candidates(device)
+    share = config.batch_size // n_shares
+    config = dataclasses.replace(config, batch_size=share, accumulate=min(config.accumulate, share))
     with RandomStream(config.seed, device):
-        step = _trial_step(copy.deepcopy(model), config, device, loss_of or summed_loss)
+        step = _trial_step(copy.deepcopy(model).to(device), config, device, loss_of or summed_loss)
         seconds = _fastest_step(step, candidates, device)
     micro_batch = -(-config.batch_size // config.accumulate)
     rates = {name: micro_batch * config.seq_len / seconds[name] for name in candidates}

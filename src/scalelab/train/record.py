@@ -21,6 +21,7 @@ from scalelab.data import TokenData
 from scalelab.train.config import TrainConfig, train_config_to_dict
 from scalelab.train.evaluate import Evaluation
 from scalelab.train.history import History
+from scalelab.train.strategy import Strategy
 
 
 def data_identity(data: TokenData) -> dict[str, Any]:
@@ -92,11 +93,17 @@ def append_once(path: Path, record: RunRecord) -> None:
         append_records(path, [record])
 
 
-def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
-    """What a run's last bits depend on besides its settings."""
+def describe_environment(strategy: Strategy, precision: str) -> dict[str, Any]:
+    """What a run's last bits depend on besides its settings.
+
+    Several processes show in the device, as in "2 × cpu (…), dp_replicate=2"; threads are one process's.
+    """
+    device = strategy.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    one = f"{device.type} ({name})"
+    several = f"{strategy.n_processes} × {one}, {strategy.layout}"
     return {
-        "device": f"{device.type} ({name})",
+        "device": one if strategy.n_processes == 1 else several,
         "threads": torch.get_num_threads(),
         "precision": precision,
         "versions": {

@@ -1,15 +1,16 @@
 """How a run is spread over processes, behind one small protocol; one process is the default.
 
 The loop asks a strategy where to put the model, which rows of a batch are its own, what a number's total is,
-and what to save. Whatever answers these, the loop stays the same.
+what all processes decide together, and what to save. Whatever answers these, the loop stays the same.
+Taught in book/transformers/training.md.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,25 +20,34 @@ from scalelab.core.errors import TrainingError
 from scalelab.train.precision import LossFunction, summed_loss
 from scalelab.train.state import load_model_tensors, load_optimizer_tensors, model_tensors, optimizer_tensors
 
+Answer = TypeVar("Answer")
+
 
 class Strategy(Protocol):
     """What the training loop needs to know of the world.
 
     The loop's contract: each process's loss is summed over its targets and divided by the whole batch's
     count, so after the last micro-batch's backward pass `.grad` must hold the *sum* over processes, not their
-    mean.
+    mean. What moves between processes must be asked for by all of them, in the same order: whoever asks
+    alone waits for ever.
 
     Attributes:
         device: where this process computes.
         rank, n_processes: which process this is, of how many; rank 0 writes files and speaks.
+        n_shares: parts that a batch's rows are cut into; its size must be a multiple of it.
+        n_parts: parts that weights and optimiser are cut into, of which each process holds one.
+        layout: the axes, as in "dp_replicate=2"; "" for one process.
     """
 
     device: torch.device
     rank: int
     n_processes: int
+    n_shares: int
+    n_parts: int
+    layout: str
 
     def place(self, model: nn.Module) -> nn.Module:
-        """The model on its device, wrapped or sharded; the optimiser is built on what comes back."""
+        """The model on its device, sharded where it is; the optimiser is built on what comes back."""
         ...
 
     def loss_function(self, model: nn.Module) -> LossFunction:
@@ -56,16 +66,28 @@ class Strategy(Protocol):
         """The sum of a number over all processes."""
         ...
 
+    def agree(self, *flags: bool) -> tuple[bool, ...]:
+        """Each flag as all processes shall see it: true where it is true for any of them."""
+        ...
+
+    def decide(self, action: Callable[[], Answer]) -> Answer:
+        """What rank 0 finds when it does this alone; every process gets the answer, or rank 0's error."""
+        ...
+
+    def gather(self, value: Answer) -> list[Answer]:
+        """Every process's value, in order of rank."""
+        ...
+
     def clip(self, model: nn.Module, max_norm: float) -> Tensor:
         """Scale gradients so that their global norm is at most `max_norm`; returns the norm before."""
         ...
 
     def weights(self, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The whole model's tensors and aliases, on every process that asks."""
+        """The whole model's tensors and aliases, on rank 0; elsewhere none."""
         ...
 
     def optimizer_state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-        """The whole optimiser's tensors."""
+        """The whole optimiser's tensors, on rank 0; elsewhere none."""
         ...
 
     def load(
@@ -91,6 +113,9 @@ class SingleProcess:
 
     rank = 0
     n_processes = 1
+    n_shares = 1
+    n_parts = 1
+    layout = ""
 
     def __init__(self, device: torch.device | str | None = None) -> None:
         if device is None:
@@ -119,6 +144,15 @@ class SingleProcess:
     def total(self, value: Tensor) -> Tensor:
         return value
 
+    def agree(self, *flags: bool) -> tuple[bool, ...]:
+        return flags
+
+    def decide(self, action: Callable[[], Answer]) -> Answer:
+        return action()
+
+    def gather(self, value: Answer) -> list[Answer]:
+        return [value]
+
     def clip(self, model: nn.Module, max_norm: float) -> Tensor:
         return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
 
@@ -137,3 +171,14 @@ class SingleProcess:
     ) -> None:
         load_model_tensors(model, *weights)
         load_optimizer_tensors(model, optimizer, optimizer_state)
+
+
+def rank_0_first(strategy: Strategy, action: Callable[[], Answer]) -> Answer:
+    """What this process finds, after rank 0 has found it: what that leaves on disk, the others read.
+
+    Raises:
+        Whatever the action raises on rank 0, on every process.
+    """
+    found: list[Answer] = []
+    strategy.decide(lambda: found.append(action()))
+    return found[0] if strategy.rank == 0 else action()

@@ -35,6 +35,12 @@ class Peak:
     flops_per_s: float
     source: str
 
+    def times(self, n_processes: int) -> Peak:
+        """The ceiling of so many processes, each with as much as this one."""
+        if n_processes == 1:
+            return self
+        return Peak(flops_per_s=n_processes * self.flops_per_s, source=f"{n_processes} × {self.source}")
+
     def describe(self) -> str:
         """As in "312 GFLOP/s (measured)"."""
         return f"{format_count(self.flops_per_s)}FLOP/s ({self.source})"

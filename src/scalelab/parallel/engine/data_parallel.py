@@ -1,0 +1,117 @@
+"""What DDP and FSDP share: each process takes its rows, and all of them decide together.
+
+Rows are a contiguous share of each batch. Numbers travel through the process group that is passed in; there
+is no global one. Taught in book/transformers/training.md.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from scalelab.parallel.engine.layout import Layout
+from scalelab.train.precision import LossFunction
+
+Answer = TypeVar("Answer")
+CPU = torch.device("cpu")
+
+
+class SummedLoss(nn.Module):
+    """A model's summed loss as a module's forward, which is where torch's engines put their hooks."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        loss: Tensor = self.model.loss(tokens, targets, reduction="sum")  # type: ignore[operator]
+        return loss
+
+
+class DataParallel:
+    """The half of a strategy that does not depend on who holds which weights.
+
+    Args:
+        layout: the axes.
+        group: all processes; tensors on the CPU must be able to travel through it.
+        device: where this process computes.
+
+    Attributes:
+        rank, n_processes, n_shares, n_parts, layout, device: as in `scalelab.train.Strategy`.
+    """
+
+    def __init__(self, layout: Layout, group: dist.ProcessGroup, device: torch.device) -> None:
+        assert layout.n_processes == group.size(), "parse_layout holds the two against each other"
+        self.device = device
+        self.rank = group.rank()
+        self.n_processes = group.size()
+        self.n_shares = layout.n_shares
+        self.n_parts = layout.dp_shard
+        self.layout = str(layout)
+        self._group = group
+        self._engine: nn.Module | None = None
+
+    def loss_function(self, model: nn.Module) -> LossFunction:
+        """The placed model's loss, through the engine, so that its hooks run."""
+        engine = self._engine
+        assert engine is not None, "a model is placed before its loss is asked for"
+
+        def loss(tokens: Tensor, targets: Tensor) -> Tensor:
+            total: Tensor = engine(tokens, targets)
+            return total
+
+        return loss
+
+    def share(self, batch: np.ndarray) -> np.ndarray:
+        """This process's rows [B / n_shares, T] of a batch [B, T]."""
+        return np.split(batch, self.n_shares)[self.rank]
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over all processes."""
+        summed = value.clone()
+        dist.all_reduce(summed, op=dist.ReduceOp.SUM, group=self._group)
+        return summed
+
+    def agree(self, *flags: bool) -> tuple[bool, ...]:
+        """True where it is true for any process; by the CPU, so that no accelerator is waited for."""
+        together = torch.tensor(flags, dtype=torch.uint8)
+        dist.all_reduce(together, op=dist.ReduceOp.MAX, group=self._group)
+        return tuple(bool(flag) for flag in together.tolist())
+
+    def decide(self, action: Callable[[], Answer]) -> Answer:
+        """Rank 0's answer or error, on every process."""
+        outcome: list[Any] = [None]
+        error: BaseException | None = None
+        if self.rank == 0:
+            try:
+                outcome[0] = (True, action())
+            except BaseException as raised:  # the others wait, and would wait for ever
+                error = raised
+                outcome[0] = (False, _that_travels(raised))
+        dist.broadcast_object_list(outcome, src=0, group=self._group, device=CPU)
+        is_answer, found = outcome[0]
+        if is_answer:
+            answer: Answer = found
+            return answer
+        raise error or found
+
+    def gather(self, value: Answer) -> list[Answer]:
+        """Every process's value, in order of rank."""
+        values: list[Any] = [None] * self.n_processes
+        dist.all_gather_object(values, value, group=self._group)
+        return values
+
+
+def _that_travels(error: BaseException) -> BaseException:
+    """The error, or one with its words where it cannot be sent to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

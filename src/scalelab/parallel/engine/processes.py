@@ -1,0 +1,112 @@
+"""How processes find each other: a store to meet at, one group of all, and a mesh by the layout's axes.
+
+Numbers on the CPU travel by gloo, those on GPUs by NCCL. Taught in book/transformers/training.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.rendezvous import rendezvous
+
+from scalelab.core.errors import ConfigError, TrainingError
+from scalelab.parallel.engine.launch import Launch
+from scalelab.parallel.engine.layout import Layout
+from scalelab.parallel.engine.replicated import Replicated
+from scalelab.parallel.engine.sharded import Sharded
+from scalelab.train import SingleProcess, Strategy
+
+# Rank 0 may cut a large text into tokens while the others wait. A process that ends does not need this long
+# to be noticed: its connections close.
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """The processes that train together, as this one sees them.
+
+    Attributes:
+        launch: which of them this is.
+        store: keys and values that all of them see.
+        group: all of them.
+    """
+
+    launch: Launch
+    store: dist.Store
+    group: dist.ProcessGroup
+
+    def strategy(self, layout: Layout, device: torch.device) -> Strategy:
+        """How these processes train, by their layout."""
+        return make_strategy(layout, self.group, device)
+
+
+@contextlib.contextmanager
+def joined(launch: Launch, *, timeout: timedelta = TIMEOUT) -> Iterator[World]:
+    """Meet the other processes that torchrun started, and part from them in the end.
+
+    When the block raises, nothing is waited for: others may be stuck in what this process will never join.
+    """
+    store, rank, n_processes = next(rendezvous("env://", launch.rank, launch.n_processes, timeout=timeout))
+    store.set_timeout(timeout)
+    both = torch.cuda.is_available() and dist.is_nccl_available()
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if both else "gloo",
+        store=PrefixStore("group", store),
+        rank=rank,
+        world_size=n_processes,
+        timeout=timeout,
+    )
+    group = dist.group.WORLD
+    assert group is not None
+    yield World(launch=launch, store=PrefixStore("scalelab", store), group=group)
+    # Whoever leaves first would look to the others as if it had died. By the CPU: a barrier would ask a GPU.
+    dist.all_reduce(torch.zeros(1), group=group)
+    dist.destroy_process_group()
+
+
+def make_strategy(layout: Layout, group: dist.ProcessGroup, device: torch.device) -> Strategy:
+    """The strategy of a layout: DDP where each process holds the whole model, FSDP where it is cut."""
+    if layout.n_processes == 1:
+        return SingleProcess(device)
+    if layout.dp_shard == 1:
+        return Replicated(layout, group, device)
+    shape = (layout.dp_shard,) if layout.dp_replicate == 1 else (layout.dp_replicate, layout.dp_shard)
+    names = ("dp_replicate", "dp_shard")[-len(shape) :]
+    return Sharded(layout, group, device, mesh=init_device_mesh(device.type, shape, mesh_dim_names=names))
+
+
+def device_of(launch: Launch, asked: str | None) -> torch.device:
+    """Where this process computes: a GPU of its own by its place on this machine, or the CPU.
+
+    Args:
+        asked: "cpu", "cuda", or None for GPUs where there are any.
+
+    Raises:
+        ConfigError: a particular GPU, which cannot be every process's.
+        TrainingError: no such device, or fewer GPUs than processes.
+    """
+    kind = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    if launch.n_processes > 1 and ":" in kind:
+        raise ConfigError(
+            f"--device {kind} is one device, and there are {launch.n_processes} processes: give "
+            f"{kind.split(':')[0]}, and each takes its own"
+        )
+    device = SingleProcess(kind).device
+    if device.type != "cuda" or launch.n_processes == 1:
+        return device
+    n_gpus = torch.cuda.device_count()
+    if launch.local_processes > n_gpus:
+        raise TrainingError(
+            f"{launch.local_processes} processes on a machine with {n_gpus} GPUs: start "
+            f"--nproc-per-node {n_gpus}, or use --device cpu"
+        )
+    device = torch.device("cuda", launch.local_rank)
+    torch.cuda.set_device(device)  # where NCCL puts what it needs
+    return device

@@ -1,0 +1,89 @@
+"""`scalelab train --parallel` outside of torchrun, and what several processes need of a machine's memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from scalelab.cli import main
+from scalelab.cli import train as command
+from scalelab.core.config import DecoderConfig
+from scalelab.core.errors import TrainingError
+from scalelab.cost import memory
+from scalelab.parallel.engine.launch import Launch
+from scalelab.train import TrainConfig
+
+TINY = [
+    "--corpus", "markov", "--max-bytes", "4000", "--d-model", "16", "--n-layers", "1", "--n-heads", "2",
+    "--seq-len", "16", "--batch-size", "4", "--n-evals", "1", "--tokens", "128", "--quiet",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("layout", "n_processes"), [("ddp", 2), ("fsdp", 2), ("dp_shard=4", 4), ("dp_replicate=2,dp_shard=3", 6)]
+)
+def test_a_layout_of_several_processes_in_one_is_refused_with_the_command_that_starts_them(
+    layout: str, n_processes: int, tmp_path: Path, capsys: Any
+) -> None:
+    out = tmp_path / "a b"
+    assert main(["train", *TINY, "--out", str(out), "--parallel", layout]) == 2
+    err = capsys.readouterr().err
+    assert f"--parallel {layout} is for several processes, and this is one: torchrun" in err
+    assert f"torchrun --nproc-per-node {n_processes} -m scalelab train --corpus markov" in err
+    assert f"--out '{out}' --parallel {layout}" in err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("layout", ["dpp", "dp_shard=0", "dp_shard", "tp=1", ""])
+def test_a_layout_that_cannot_be_is_one_clear_line(layout: str, tmp_path: Path, capsys: Any) -> None:
+    assert main(["train", *TINY, "--out", str(tmp_path / "a"), "--parallel", layout]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert repr(layout) in err
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_layout_of_one_process_is_one_process(tmp_path: Path) -> None:
+    assert main(["train", *TINY, "--out", str(tmp_path / "a"), "--parallel", "dp_shard=1"]) == 0
+
+
+def test_half_a_launch_is_one_clear_line(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", *TINY, "--out", str(tmp_path / "a"), "--parallel", "ddp"]) == 2
+    assert "RANK must be a whole number of at least 0, got None: start by torchrun" in capsys.readouterr().err
+
+
+def test_help_says_what_parallel_takes(capsys: Any) -> None:
+    assert main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--parallel LAYOUT" in out
+    assert "torchrun --nproc-per-node 2 -m scalelab train" in out
+
+
+@pytest.mark.parametrize(("n_parts", "here", "fits"), [(1, 1, True), (1, 2, False), (2, 2, True)])
+def test_processes_share_a_machines_memory_and_sharding_makes_room(
+    n_parts: int, here: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = DecoderConfig(n_layers=2, d_model=512, n_heads=4, vocab_size=512, seq_len=16)
+    training = TrainConfig(n_tokens=128, batch_size=here, seq_len=16)
+    one = memory(model, batch_size=1, seq_len=16)
+    monkeypatch.setattr(command, "_device_bytes", lambda device: int(1.5 * one.peak_bytes))
+    strategy: Any = SimpleNamespace(n_shares=here, n_parts=n_parts, device=torch.device("cpu"))
+    launch = Launch(rank=0, n_processes=here, local_rank=0, local_processes=here)
+    if fits:
+        command._check_memory(model, training, strategy, launch)
+    else:
+        with pytest.raises(TrainingError, match="of memory in its 2 processes, this cpu has"):
+            command._check_memory(model, training, strategy, launch)

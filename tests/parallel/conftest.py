@@ -1,0 +1,100 @@
+"""Processes that stay for the whole session and train together, since starting them takes seconds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+JOBS = Path(__file__).with_name("jobs.py")
+
+
+class Pool:
+    """Processes on gloo with one thread each; `run` has each of them do a job of jobs.py at the same time."""
+
+    def __init__(self, n_processes: int, folder: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.n_processes = n_processes
+        self._ends: list[Connection] = []
+        self._processes = []
+        for rank in range(n_processes):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=serve, args=(rank, n_processes, str(folder / "meeting"), theirs), daemon=True
+            )
+            process.start()
+            self._ends.append(ours)
+            self._processes.append(process)
+
+    def run(self, job: str, **arguments: Any) -> list[Any]:
+        """What the job returned in each process, by rank; an error in any of them fails the test."""
+        for end in self._ends:
+            end.send((job, arguments))
+        answers = []
+        for rank, end in enumerate(self._ends):
+            assert end.poll(120), f"process {rank} does not answer to {job}"
+            answers.append(end.recv())
+        failed = [f"process {rank}:\n{told}" for rank, (ok, told) in enumerate(answers) if not ok]
+        assert not failed, "\n".join(failed)
+        return [answer for _, answer in answers]
+
+    def close(self) -> None:
+        for end in self._ends:
+            end.send(None)
+        for process in self._processes:
+            process.join(20)
+            process.kill()
+
+
+def serve(rank: int, n_processes: int, meeting: str, end: Connection) -> None:
+    """A process of the pool: jobs in, answers out."""
+    import importlib.util
+    import traceback
+
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=n_processes)
+    spec = importlib.util.spec_from_file_location("jobs", JOBS)
+    assert spec is not None
+    assert spec.loader is not None
+    jobs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(jobs)
+    while (asked := end.recv()) is not None:
+        job, arguments = asked
+        try:
+            end.send((True, getattr(jobs, job)(dist.group.WORLD, **arguments)))
+        except BaseException:
+            end.send((False, traceback.format_exc()))
+    end.close()
+    os._exit(0)  # as the command does: threads of the group may still be at work
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    pool = Pool(2, tmp_path_factory.mktemp("pair"))
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    pool = Pool(4, tmp_path_factory.mktemp("four"))
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from scalelab.train.interrupt import Interruption
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="os.kill")
+
+
+def press() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def press_twice(echo_s: float, apart_s: float = 0.0) -> None:
+    with Interruption(echo_s) as interruption:
+        press()
+        assert interruption.asked
+        time.sleep(apart_s)
+        press()
+
+
+def test_one_press_asks_and_a_second_stops_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        press_twice(echo_s=0)
+
+
+def test_an_echo_of_the_first_press_asks_for_nothing_more() -> None:
+    with Interruption(echo_s=60) as interruption:
+        press()
+        press()
+        press()
+        assert interruption.asked
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_who_presses_again_after_the_echo_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        press_twice(echo_s=0.01, apart_s=0.05)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
