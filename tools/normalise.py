@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nbformat import NotebookNode
-from notebooks import ROOT, code_cells, give_ids, text_of
+from notebooks import ROOT, code_cells, give_ids, tags, text_of
 
 KEPT_CELL_METADATA = ("tags", "mystnb", "nbgrader", "editable", "deletable", "slideshow")
+FOLDED = {"exercise": "a solution", "predict": "a guess"}  # tags of cells whose code the book folds
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # Paths that look like somebody's machine, whichever it is.
 PATH = re.compile(
@@ -53,6 +54,7 @@ def normalise(notebook: NotebookNode) -> None:
             {key: cell.metadata[key] for key in KEPT_CELL_METADATA if key in cell.metadata}
         )
         _carry_alt(cell)
+        _name_fold(cell)
 
 
 def alt_texts(cell: NotebookNode) -> list[str | None]:
@@ -141,3 +143,11 @@ def _carry_alt(cell: NotebookNode) -> None:
     cell.metadata.pop("mystnb", None)
     if settings:
         cell.metadata["mystnb"] = settings
+
+
+def _name_fold(cell: NotebookNode) -> None:
+    """What the book's fold over a cell says: "the source" would not tell a solution from a guess."""
+    for tag, name in FOLDED.items():
+        if tag in tags(cell):
+            cell.metadata.setdefault("mystnb", {})["code_prompt_show"] = f"Show {name}"
+            cell.metadata["mystnb"]["code_prompt_hide"] = f"Hide {name}"

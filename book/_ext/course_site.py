@@ -1,24 +1,95 @@
-"""What this book adds to Sphinx: its version on every page, and chapters whose numbers never go stale."""
+"""What this book adds to Sphinx: version, description, problem link; and numbers that never go stale."""
 
 from __future__ import annotations
 
+import html
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
+
+from docutils import nodes
 
 import scalelab
 
 FOOTER = """\
+<p><a class="report-a-problem" href="{report}">Report a problem on this page</a></p>
 <p>Version {version}. Text under
 <a href="https://creativecommons.org/licenses/by/4.0/" rel="license">CC BY 4.0</a>,
 code under <a href="https://www.apache.org/licenses/LICENSE-2.0" rel="license">Apache 2.0</a>.</p>
 """
+DESCRIPTION_CHARACTERS = 160  # about what search engines show
+GENERATED = {"genindex": "Index", "search": "Search"}  # Sphinx names these in their templates only
+SHORTEST_DESCRIPTION = 60  # a shorter paragraph is a line of badges or links
 
 
 def set_version(app: Any, config: Any) -> None:
-    """Give Sphinx the package's version, and each page a footer that shows it."""
+    """Give Sphinx the package's version."""
     config.version = config.release = scalelab.__version__
-    config.html_theme_options["extra_footer"] = FOOTER.format(version=scalelab.__version__)
+
+
+def repository(source: Path) -> str:
+    """The repository's address, as pyproject.toml gives it: its only place."""
+    project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return str(project["urls"]["Homepage"])
+
+
+def report_link(repository: str, page: str, title: str) -> str:
+    """Where a reader reports a problem: a new issue that already names the page and the version.
+
+    Args:
+        repository: its address, as in https://github.com/owner/name.
+        page: the page's path without suffix; one under labs/ is a lab.
+        title: the page's own.
+    """
+    facts = {"Page": f"{page}.html ({title})", "Version": scalelab.__version__}
+    if page.startswith("labs/"):
+        facts |= {"Lab": page.removeprefix("labs/"), "Ran on (Colab, laptop, …)": "", "Exercise or cell": ""}
+    body = "\n".join(f"{name}: {value}".rstrip() for name, value in facts.items())
+    query = {
+        "title": f"{page}: ",
+        "body": f"{body}\n\nWhat I expected:\n\nWhat I saw:\n",
+    }
+    return f"{repository}/issues/new?{urlencode(query)}"
+
+
+def description(doctree: nodes.document | None) -> str:
+    """The page's first full paragraph, cut at a word; empty for a page that has none."""
+    paragraphs = doctree.findall(nodes.paragraph) if doctree else ()
+    for paragraph in paragraphs:
+        if isinstance(paragraph.parent, nodes.section):
+            text = " ".join(paragraph.astext().split())
+            if len(text) >= SHORTEST_DESCRIPTION and "$" not in text and "\\" not in text:
+                return text if len(text) <= DESCRIPTION_CHARACTERS else _cut(text)
+    return ""
+
+
+def _cut(text: str) -> str:
+    return text[:DESCRIPTION_CHARACTERS].rsplit(" ", 1)[0].rstrip(",;:") + " …"
+
+
+def describe_page(app: Any, pagename: str, templatename: str, context: Any, doctree: Any) -> None:
+    """Footer and meta tags of one page."""
+    title = _plain(context.get("title") or GENERATED.get(pagename, pagename))
+    context["theme_extra_footer"] = FOOTER.format(
+        version=scalelab.__version__,
+        report=html.escape(report_link(repository(Path(app.srcdir)), pagename, title)),
+    )
+    properties = {"og:type": "article", "og:title": title, "og:site_name": app.config.html_title}
+    tags = [
+        f'<meta property="{name}" content="{html.escape(value)}" />' for name, value in properties.items()
+    ]
+    if text := description(doctree):
+        tags.append(f'<meta name="description" content="{html.escape(text)}" />')
+    context["metatags"] = context.get("metatags", "") + "\n    ".join(["", *tags])
+
+
+def _plain(title: str) -> str:
+    """A title without tags: Sphinx hands it over as HTML."""
+    return html.unescape(
+        "".join(part.partition(">")[2] if n else part for n, part in enumerate(title.split("<")))
+    )
 
 
 def chapters_with_old_numbers(app: Any, env: Any, added: Any, changed: Any, removed: Any) -> list[str]:
@@ -34,10 +105,15 @@ def chapters_with_old_numbers(app: Any, env: Any, added: Any, changed: Any, remo
     ]
 
 
+def pages_by_older_code(app: Any, env: Any, added: Any, changed: Any, removed: Any) -> list[str]:
+    """Pages written before these extensions last changed: Sphinx would keep them as they are."""
+    newest = max(file.stat().st_mtime for file in Path(__file__).parent.glob("*.py"))
+    return [name for name, read_us in env.all_docs.items() if newest > read_us / 1e6]
+
+
 def _computed_from(chapter: Path) -> Iterator[Path]:
-    figures = chapter.with_name(f"{chapter.name}_figures.py")
-    if figures.exists():
-        yield figures
+    beside = (chapter.with_name(f"{chapter.name}{kind}") for kind in ("_figures.py", ".json"))
+    yield from (file for file in beside if file.exists())
     package = Path(scalelab.__file__).parent
     for kind in ("*.py", "*.json", "*.jsonl"):
         yield from package.rglob(kind)
@@ -47,4 +123,6 @@ def setup(app: Any) -> dict[str, Any]:
     """Sphinx calls this when it loads the extension."""
     app.connect("config-inited", set_version)
     app.connect("env-get-outdated", chapters_with_old_numbers)
+    app.connect("env-get-outdated", pages_by_older_code)
+    app.connect("html-page-context", describe_page)
     return {"version": scalelab.__version__, "parallel_read_safe": True, "parallel_write_safe": True}

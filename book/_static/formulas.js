@@ -1,13 +1,13 @@
-/* MathJax makes every formula a stop of the Tab key, a hundred and more on some pages. Only those stay one that
-   have to be scrolled sideways; the menu still opens on any of them by the mouse. */
+/* A formula wider than its column scrolls inside itself; this lets the keyboard scroll it, too. */
 document.addEventListener("DOMContentLoaded", async () => {
   if (!window.MathJax?.startup) return;
   await window.MathJax.startup.promise;
-  const formulas = document.querySelectorAll("mjx-container");
+  const formulas = [...document.querySelectorAll("mjx-container[display]")];
   const setStops = () => formulas.forEach((formula) => {
-    formula.tabIndex = formula.scrollWidth > formula.clientWidth ? 0 : -1;
+    if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
+    else formula.removeAttribute("tabindex");
   });
   setStops();
   window.addEventListener("resize", setStops);
-  document.addEventListener("toggle", setStops, true);
+  document.addEventListener("toggle", setStops, true); // a fold that opens shows its formulas
 });

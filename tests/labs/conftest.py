@@ -81,6 +81,8 @@ def exercise_source(name: str) -> str:
 def make_sample() -> NotebookNode:
     """A lab with all of a lab's parts, not yet executed."""
 
+    import address
+
     def markdown(source: str, *tags: str) -> NotebookNode:
         return nbformat.v4.new_markdown_cell(textwrap.dedent(source).strip(), metadata={"tags": list(tags)})
 
@@ -92,7 +94,9 @@ def make_sample() -> NotebookNode:
         code("SEED = 0", "parameters"),
         code(
             f"""
-            # on Colab: pip install scalelab
+            import sys
+            if "google.colab" in sys.modules:
+                {address.repository().install_line(address.version())}
             import math
             import torch
             import scalelab.lab

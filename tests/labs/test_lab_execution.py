@@ -172,6 +172,15 @@ def test_normalising_again_changes_nothing_and_gives_the_same_ids() -> None:
     assert again == notebook == other
 
 
+@pytest.mark.parametrize(
+    ("tag", "says"), [("exercise", "Show a solution"), ("predict", "Show a guess"), ("measure", None)]
+)
+def test_the_fold_over_a_cell_says_what_it_hides(tag: str, says: str | None) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1", metadata={"tags": [tag]})])
+    normalise.normalise(notebook)
+    assert notebook.cells[0].metadata.get("mystnb", {}).get("code_prompt_show") == says
+
+
 def test_executing_again_changes_only_the_measured_cost(executed_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "labs" / "transformers" / "training.ipynb"
     path.parent.mkdir(parents=True)

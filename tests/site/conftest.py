@@ -1,16 +1,23 @@
-"""The built site, as `make test` leaves it in _build/html before these tests run."""
+"""The built site, as `make test` leaves it in _build/html before these tests run, and a browser."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_build" / "html"
+sys.path[:0] = [str(ROOT / "tools"), str(Path(__file__).parent)]
+
+import chromium  # noqa: E402  (a tool)
+from browser import served  # noqa: E402  (beside this file)
 
 
 @dataclass
@@ -77,3 +84,33 @@ def pages() -> Mapping[str, Page]:
         _Reader(page).feed(file.read_text(encoding="utf-8"))
         found[page.path] = page
     return found
+
+
+def skip_without_browser(reason: str) -> NoReturn:
+    """Skip the test, or fail it where a browser is required, as in continuous integration."""
+    if os.environ.get("SCALELAB_REQUIRE_BROWSER") == "1":
+        pytest.fail(f"{reason}; SCALELAB_REQUIRE_BROWSER=1 asks for it")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """One Chromium for all tests of a process."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        skip_without_browser("needs playwright: pip install playwright axe-playwright-python")
+    program = chromium.find()
+    if program is None:
+        skip_without_browser(f"needs Chromium: {chromium.WAY_OUT}")
+    with sync_playwright() as engine:
+        instance = engine.chromium.launch(executable_path=program, args=list(chromium.FLAGS))
+        yield instance
+        instance.close()
+
+
+@pytest.fixture(scope="session")
+def home(pages: Mapping[str, Page]) -> Iterator[str]:
+    """The built site's address on a local server."""
+    with served(SITE) as address:
+        yield address

@@ -51,6 +51,7 @@ def test_the_map_links_exactly_the_chapters_and_labs_that_are_written():
         (part["caption"], chapter["file"], chapter["sections"][0]["file"])
         for part in toc["parts"]
         for chapter in part["chapters"]
+        if not chapter["file"].startswith("book/about/")
     }
     linked = {
         (part, match["chapter"], match["lab"])
