@@ -11,6 +11,9 @@ ADDRESS ?= 127.0.0.1
 JOBS ?= 2
 LABS ?= $(sort $(wildcard labs/*/*.ipynb))
 TORCH ?=
+ONLY ?=
+REPOSITORY ?=
+REMOTE ?= origin
 
 SITE_EXTRAS := site
 DEV_EXTRAS := test,notebook
@@ -28,7 +31,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book serve lab labs student test bench clean python
+.PHONY: help book pdf serve lab labs student test bench canary stamp publish bundle clean python
 
 help: ## show this list
 	@echo "make TARGET [VARIABLE=value]; targets:"
@@ -39,11 +42,18 @@ help: ## show this list
 	@echo "  LABS=\"labs/…\"       only these labs (labs, student, test)"
 	@echo "  PORT=8000           where serve listens (ADDRESS=127.0.0.1)"
 	@echo "  JOBS=2              test processes at once"
+	@echo "  ONLY=py311-tested   only these environments (canary; a wrong name gets the list)"
+	@echo "  REPOSITORY=https://github.com/OWNER/REPOSITORY   where a fork lives (stamp)"
+	@echo "  REMOTE=origin       whose branch student is written (publish)"
+	@echo "  CHECK=1             only check (stamp; TAG=v… of a release too), or try it without a network (bundle)"
 
 book: $(SITE)/.installed ## build the site into _build/html
 	@# Warnings are errors. After one, all pages are read anew: a page that has not changed would not warn again.
 	@$(SITE)/bin/jupyter-book build . --path-output . --quiet -W -n --keep-going > /dev/null || { rm -rf _build/.doctrees; exit 1; }
 	@echo "The book is in $(CURDIR)/_build/html; open index.html there, or run: make serve"
+
+pdf: $(SITE)/.pdf ## print the book into _build/course.pdf (needs Chromium)
+	@$(SITE)/bin/python tools/pdf.py
 
 serve: book ## build the site and show it at http://ADDRESS:PORT
 	@echo "Serving at http://$(ADDRESS):$(PORT) (Ctrl-C stops)"
@@ -66,6 +76,19 @@ bench: $(DEV)/.installed ## run benchmarks/
 	@for file in $(sort $(wildcard benchmarks/[a-z]*.py)); do \
 		echo "== $$file"; $(DEV)/bin/python "$$file" || exit 1; done
 
+canary: $(DEV)/.installed ## run the labs in fresh environments, as on Colab, and record it for the site (hours, many GB)
+	@$(DEV)/bin/python tools/canary.py --only "$(ONLY)" $(TORCH_INDEX) $(LABS)
+
+# The standard library is enough for it, so that a fork is stamped before anything is set up.
+stamp: | python ## write the repository's address and the version wherever they stand
+	@$(PYTHON) tools/stamp.py $(if $(CHECK),--check $(if $(TAG),--tag "$(TAG)"),$(REPOSITORY))
+
+publish: $(DEV)/.installed ## push the student edition to the branch student of REMOTE
+	@$(DEV)/bin/python tools/publish.py --remote "$(REMOTE)"
+
+bundle: $(DEV)/.installed book ## pack wheels, site, notebooks and data for a classroom without a network
+	@$(DEV)/bin/python tools/bundle.py $(if $(CHECK),--check) $(TORCH_INDEX)
+
 clean: ## remove what was built, _build/student too (environments stay; rm -r .venv removes them)
 	@rm -rf _build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
@@ -79,6 +102,11 @@ $(SITE)/.installed: pyproject.toml constraints-site.txt | python
 	@echo "Setting up $(SITE) (the book; about a minute) …"
 	@test -x $(SITE)/bin/python || $(PYTHON) -m venv $(SITE)
 	@$(SITE)/bin/python $(PIP_INSTALL) --quiet -c constraints-site.txt -e '.[$(SITE_EXTRAS)]'
+	@touch $@
+
+$(SITE)/.pdf: $(SITE)/.installed
+	@echo "Adding what prints the book to $(SITE) …"
+	@$(SITE)/bin/python $(PIP_INSTALL) --quiet -c constraints-site.txt -e '.[$(SITE_EXTRAS),pdf]'
 	@touch $@
 
 # torch goes in alone and first, so that no other package's wish for it is heard before the pin is.

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,16 +57,29 @@ class Cost:
         return sum(self.cell_seconds)
 
 
-class _ThisPython(KernelSpecManager):  # type: ignore[misc]
-    """Finds one kernel: the Python that runs this tool, whatever kernels are installed elsewhere."""
+class _OneKernel(KernelSpecManager):  # type: ignore[misc]
+    """Finds one kernel, whatever kernels are installed elsewhere."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        super().__init__()
+        self.argv = [*argv, "--log-level=ERROR", "-f", "{connection_file}"]
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"]
-        return KernelSpec(argv=argv, display_name="Python 3", language="python", name="python3")
+        return KernelSpec(argv=self.argv, display_name="Python 3", language="python", name="python3")
 
 
-def execute(notebook: NotebookNode, *, folder: Path, environ: dict[str, str], name: str) -> Cost:
+def execute(
+    notebook: NotebookNode,
+    *,
+    folder: Path,
+    environ: dict[str, str],
+    name: str,
+    kernel: Sequence[str] = (sys.executable, "-m", "ipykernel_launcher"),
+) -> Cost:
     """Run every cell in place, in `folder`, and measure.
+
+    Args:
+        kernel: the command that starts it; by default the Python that runs this tool.
 
     Raises:
         notebooks.ToolError: a cell raised, ran out of time, or killed its kernel; names the cell.
@@ -81,7 +94,7 @@ def execute(notebook: NotebookNode, *, folder: Path, environ: dict[str, str], na
     def stop(cell: NotebookNode, cell_index: int, **_: Any) -> None:
         cost.cell_seconds.append(time.perf_counter() - begun)
 
-    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=_ThisPython())
+    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=_OneKernel(kernel))
     client = NotebookClient(
         notebook,
         km=manager,

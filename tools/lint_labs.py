@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import address
 import nbformat
 import notebooks
+from address import Address
 from nbformat import NotebookNode
 from normalise import alt_texts, problems_of_outputs
 from notebooks import BADGES, ToolError, badges, code_cells, lab_name, tagged, tags
@@ -104,6 +106,11 @@ def setting_up(lab: Lab) -> Iterator[str]:
         yield f'the set-up cell must start this lab: scalelab.lab.start("{lab.name}", …)'
     elif not re.search("colab", "\n".join(c.source for c in tagged(lab.notebook, "setup")), re.IGNORECASE):
         yield "no set-up cell installs the package on Colab"
+    else:
+        expected = Address.parse(lab.repository).install_line(address.version())
+        found = [line.strip() for line in lab.code.splitlines() if "pip install" in line]
+        if found != [expected]:
+            yield f"the set-up cell must install by the line {expected!r}, once: run `make stamp`"
     if re.search(r"\blab\.tier\b", lab.code):
         yield "code depends on lab.tier: use lab.budget(cpu=…, gpu=…), so that both tiers run the same cells"
 

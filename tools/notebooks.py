@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import address
 import nbformat
+from address import STUDENT_BRANCH, Address
 from nbformat import NotebookNode
 
 from scalelab.core.artifacts import write_atomic
@@ -26,10 +27,9 @@ class ToolError(Exception):
     """A notebook that cannot be used as it is; the text says what to change in it."""
 
 
-def repository_url(pyproject: Path = ROOT / "pyproject.toml") -> str:
+def repository_url(root: Path = ROOT) -> str:
     """The repository's address: the one setting is `Homepage` in pyproject.toml's project.urls."""
-    urls = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["urls"]
-    return str(urls["Homepage"]).rstrip("/")
+    return address.repository(root).repository
 
 
 def find_labs(names: Iterable[str] = (), labs: Path = LABS) -> list[Path]:
@@ -94,12 +94,11 @@ def badges(name: str, figures: dict[str, Any], repository: str) -> str:
 
     Text links only: a badge drawn by another host would make every reader's page ask that host.
     """
-    owner = repository.removeprefix("https://github.com/")
-    colab = f"https://colab.research.google.com/github/{owner}/blob"
+    course = Address.parse(repository)
     links = (
-        f"[Open in Colab]({colab}/student/{name}.ipynb)",
-        f"[in Colab, with solutions]({colab}/main/labs/{name}.ipynb)",
-        f"[download](https://raw.githubusercontent.com/{owner}/student/{name}.ipynb)",
+        f"[Open in Colab]({course.student_in_colab(name)})",
+        f"[in Colab, with solutions]({course.colab}/blob/main/labs/{name}.ipynb)",
+        f"[download]({course.raw}/{STUDENT_BRANCH}/{name}.ipynb)",
     )
     return (
         "<!-- badges -->\n"
