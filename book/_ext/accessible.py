@@ -64,4 +64,5 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("html-page-context", name_folds, priority=900)  # after the theme's own
     app.add_css_file("accessible.css")
     app.add_js_file("formulas.js", loading_method="defer")
+    app.add_js_file("arrive.js")  # at once: it must see the reader's first move
     return {"parallel_read_safe": True, "parallel_write_safe": True}

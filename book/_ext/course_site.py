@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -93,36 +93,36 @@ def _plain(title: str) -> str:
 
 
 def chapters_with_old_numbers(app: Any, env: Any, added: Any, changed: Any, removed: Any) -> list[str]:
-    """Chapters whose cells were run before their figures' code, the package or its records last changed.
+    """Pages whose cells were run before what they compute from last changed: figures' code, package, records.
 
     Sphinx looks at a page's own text only, and would go on showing numbers that no longer hold.
     """
+    folders = (Path(app.srcdir) / "book", Path(scalelab.__file__).parent)
+    newest = _newest(folders, ("*.py", "*.json", "*.jsonl"))
     return [
         name
         for name, read_us in env.all_docs.items()
-        if name.startswith("book/")
-        and any(file.stat().st_mtime > read_us / 1e6 for file in _computed_from(Path(app.srcdir) / name))
+        if name.startswith(("book/", "index")) and newest > read_us / 1e6
     ]
 
 
-def pages_by_older_code(app: Any, env: Any, added: Any, changed: Any, removed: Any) -> list[str]:
-    """Pages written before these extensions last changed: Sphinx would keep them as they are."""
-    newest = max(file.stat().st_mtime for file in Path(__file__).parent.glob("*.py"))
+def pages_of_another_look(app: Any, env: Any, added: Any, changed: Any, removed: Any) -> list[str]:
+    """Pages written before extensions, styles or scripts last changed: Sphinx would keep the old ones."""
+    book = Path(app.srcdir) / "book"
+    newest = _newest((book / "_ext", book / "_static", book / "_templates"), ("*.*",))
     return [name for name, read_us in env.all_docs.items() if newest > read_us / 1e6]
 
 
-def _computed_from(chapter: Path) -> Iterator[Path]:
-    beside = (chapter.with_name(f"{chapter.name}{kind}") for kind in ("_figures.py", ".json"))
-    yield from (file for file in beside if file.exists())
-    package = Path(scalelab.__file__).parent
-    for kind in ("*.py", "*.json", "*.jsonl"):
-        yield from package.rglob(kind)
+def _newest(folders: Iterable[Path], kinds: Iterable[str]) -> float:
+    """When any of the files in these folders last changed, in seconds since 1970."""
+    files = (file for folder in folders for kind in kinds for file in folder.rglob(kind))
+    return max(file.stat().st_mtime for file in files if "__pycache__" not in file.parts)
 
 
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx calls this when it loads the extension."""
     app.connect("config-inited", set_version)
     app.connect("env-get-outdated", chapters_with_old_numbers)
-    app.connect("env-get-outdated", pages_by_older_code)
+    app.connect("env-get-outdated", pages_of_another_look)
     app.connect("html-page-context", describe_page)
     return {"version": scalelab.__version__, "parallel_read_safe": True, "parallel_write_safe": True}

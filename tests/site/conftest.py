@@ -93,9 +93,9 @@ def skip_without_browser(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """One Chromium for all tests of a process."""
+    """One Chromium for a file's tests: with it runs an event loop, which tests elsewhere cannot share."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
