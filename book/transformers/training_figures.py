@@ -104,7 +104,6 @@ def engine_numbers() -> dict[str, str]:
     equal, timed = measured["equality"], measured["speeds"]
     held = equal["optimizer_bytes_by_process"]
     best = {name: max(rates) for name, rates in timed["tokens_per_s"].items()}
-    loads = timed["load_before_each"]
     return {
         "engine_steps": str(equal["steps"]),
         "engine_ddp_difference": power_of_ten(equal["largest_difference_nats"]["ddp"]),
@@ -112,9 +111,6 @@ def engine_numbers() -> dict[str, str]:
         "engine_whole_mb": f"{held['ddp'][0] / 1e6:.2f} MB",
         "engine_part_mb": f"{held['fsdp'][0] / 1e6:.2f} MB",
         "engine_rounds": str(len(timed["tokens_per_s"]["one"])),
-        "engine_load": f"{statistics.median(loads):.1f}",
-        "engine_one_slowest": f"{min(timed['tokens_per_s']['one']):,.0f}",
-        "engine_one_fastest": f"{best['one']:,.0f}",
         "engine_ddp_ratio": f"{best['ddp'] / best['one']:.2f}",
         "engine_fsdp_ratio": f"{best['fsdp'] / best['one']:.2f}",
     }

@@ -97,3 +97,15 @@ def test_an_unknown_study_or_arm_is_refused_by_name():
         study_folder("transformers/nothing")
     with pytest.raises(LabError, match=r"no arm 'nothing'; it has .*minute"):
         study_runs(STUDY, "nothing")
+
+
+def test_two_processes_train_the_same_and_no_faster_than_two_threads_of_one():
+    """What the chapter says of the recorded runs: equal to rounding, cut in half by FSDP alone, slower here."""
+    measured = study_json("transformers/engine", "measurements")
+    equal, speeds = measured["equality"], measured["speeds"]["tokens_per_s"]
+    assert all(0 < difference < 1e-10 for difference in equal["largest_difference_nats"].values())
+    held = equal["optimizer_bytes_by_process"]
+    assert held["ddp"] == held["one"] * 2
+    assert [2 * part for part in held["fsdp"]] == held["ddp"]
+    assert max(speeds["fsdp"]) < min(speeds["ddp"])
+    assert max(speeds["ddp"]) < min(speeds["one"])
