@@ -125,7 +125,9 @@ def power_of_ten(value: float) -> str:
 def recorded_session(part: int) -> str:
     """A command of the recorded session and what `scalelab` printed, long lines folded."""
     done = study_json(ENGINE, "measurements")["session"][part]
-    lines = ["$ " + " \\\n    ".join(textwrap.wrap(done["command"], 84, break_on_hyphens=False))]
+    command = re.sub(r"(--[\w-]+) (?!-)", "\\1\N{NO-BREAK SPACE}", done["command"])  # a flag and its value
+    folded = " \\\n    ".join(textwrap.wrap(command, 84, break_on_hyphens=False))
+    lines = ["$ " + folded.replace("\N{NO-BREAK SPACE}", " ")]
     for line in done["printed"].splitlines():
         lines.append(textwrap.fill(line, 92, subsequent_indent="    ", break_on_hyphens=False))
     if done["then"]:
