@@ -11,6 +11,7 @@ ADDRESS ?= 127.0.0.1
 JOBS ?= 2
 LABS ?= $(sort $(wildcard labs/*/*.ipynb))
 TORCH ?=
+LAB_FLAGS ?=
 ONLY ?=
 REPOSITORY ?=
 REMOTE ?= origin
@@ -40,6 +41,7 @@ help: ## show this list
 	@echo "  PYTHON=python3.12   the Python, 3.11 or newer, that environments are made with"
 	@echo "  TORCH=cpu           take PyTorch's CPU wheels (Linux without a GPU: saves several GB)"
 	@echo "  LABS=\"labs/…\"       only these labs (labs, student, test)"
+	@echo "  LAB_FLAGS=\"…\"       passed to JupyterLab (lab): --no-browser, --allow-root in a container"
 	@echo "  PORT=8000           where serve listens (ADDRESS=127.0.0.1)"
 	@echo "  JOBS=2              test processes at once"
 	@echo "  ONLY=py311-tested   only these environments (canary; a wrong name gets the list)"
@@ -63,7 +65,7 @@ student: $(DEV)/.installed ## write the student edition into _build/student (wor
 	@$(DEV)/bin/python tools/student.py $(LABS)
 
 lab: student ## open JupyterLab on the student edition, labs/ (solutions) beside it
-	@$(DEV)/bin/jupyter lab --ServerApp.root_dir="$(CURDIR)" \
+	@$(DEV)/bin/jupyter lab $(LAB_FLAGS) --ServerApp.root_dir="$(CURDIR)" \
 		--LabApp.default_url="/lab/tree/_build/student/$(patsubst labs/%,%,$(firstword $(LABS)))"
 
 labs: $(DEV)/.installed ## run labs again (cpu tier) and store their outputs, time and memory
