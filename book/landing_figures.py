@@ -131,7 +131,7 @@ def _axes(frame: Frame) -> str:
         y = frame.y(bits)
         marks.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{end}" y2="{y:.1f}"/>')
         marks.append(_words(f"{bits:.1f}", left - 7, y + 4, "tick", "end"))
-    marks.append(_words("held-out loss, bits per byte", 0, 14, "title", "start"))
+    marks.append(_words("held-out loss, bits per byte", 2, 14, "title", "start"))
     marks.append(_words("tokens read", end, frame.height - 6, "title", "end"))
     return "".join(marks)
 
