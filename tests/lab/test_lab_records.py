@@ -100,7 +100,7 @@ def test_an_unknown_study_or_arm_is_refused_by_name():
 
 
 def test_two_processes_train_the_same_and_no_faster_than_two_threads_of_one():
-    """What the chapter says of the recorded runs: equal to rounding, cut in half by FSDP alone, slower here."""
+    """What the chapter says of the recorded runs: equal to rounding, halved by FSDP alone, slower here."""
     measured = study_json("transformers/engine", "measurements")
     equal, speeds = measured["equality"], measured["speeds"]["tokens_per_s"]
     assert all(0 < difference < 1e-10 for difference in equal["largest_difference_nats"].values())
