@@ -12,10 +12,10 @@ import torch
 from scalelab.cli import main
 from scalelab.cli import train as command
 from scalelab.core.config import DecoderConfig
-from scalelab.core.errors import TrainingError
+from scalelab.core.errors import ConfigError, TrainingError
 from scalelab.cost import memory
 from scalelab.parallel.engine.launch import Launch
-from scalelab.train import TrainConfig
+from scalelab.train import TrainConfig, Trainer, load_checkpoint
 
 TINY = [
     "--corpus", "markov", "--max-bytes", "4000", "--d-model", "16", "--n-layers", "1", "--n-heads", "2",
@@ -72,6 +72,42 @@ def test_help_says_what_parallel_takes(capsys: Any) -> None:
     assert "torchrun --nproc-per-node 2 -m scalelab train" in out
 
 
+def test_several_processes_and_no_layout_are_refused_with_the_layouts_there_are() -> None:
+    launch = Launch(rank=0, n_processes=2, local_rank=0, local_processes=2)
+    args: Any = SimpleNamespace(parallel=None, device="cpu")
+    with pytest.raises(
+        ConfigError, match=r"2 processes were started, .*--parallel ddp .* or --parallel fsdp"
+    ):
+        command._strategy(args, [], launch, None)
+
+
+def test_one_process_under_torchrun_is_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["train", *TINY, "--out", str(tmp_path / "plain")]) == 0
+    torchrun = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
+    assert main(["train", *TINY, "--out", str(tmp_path / "one"), "--parallel", "fsdp"]) == 0
+    newest = [max((tmp_path / name / "checkpoints").glob("step-*")) for name in ("plain", "one")]
+    assert load_checkpoint(newest[0]).history.loss_nats == load_checkpoint(newest[1]).history.loss_nats
+
+
+def test_ctrl_c_without_a_word_is_told_as_an_interruption_with_how_to_go_on(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Trainer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "run", interrupted)
+    out = tmp_path / "a"
+    assert main(["train", *TINY, "--out", str(out)]) == 130
+    told = f"scalelab: error: interrupted; go on with: scalelab train --out {out} --resume\n"
+    assert capsys.readouterr().err == told
+
+
+def strategy_of(n_shares: int, n_parts: int) -> Any:
+    return SimpleNamespace(n_shares=n_shares, n_parts=n_parts, device=torch.device("cpu"))
+
+
 @pytest.mark.parametrize(("n_parts", "here", "fits"), [(1, 1, True), (1, 2, False), (2, 2, True)])
 def test_processes_share_a_machines_memory_and_sharding_makes_room(
     n_parts: int, here: int, fits: bool, monkeypatch: pytest.MonkeyPatch
@@ -80,10 +116,45 @@ def test_processes_share_a_machines_memory_and_sharding_makes_room(
     training = TrainConfig(n_tokens=128, batch_size=here, seq_len=16)
     one = memory(model, batch_size=1, seq_len=16)
     monkeypatch.setattr(command, "_device_bytes", lambda device: int(1.5 * one.peak_bytes))
-    strategy: Any = SimpleNamespace(n_shares=here, n_parts=n_parts, device=torch.device("cpu"))
+    strategy = strategy_of(here, n_parts)
     launch = Launch(rank=0, n_processes=here, local_rank=0, local_processes=here)
     if fits:
         command._check_memory(model, training, strategy, launch)
     else:
         with pytest.raises(TrainingError, match="of memory in its 2 processes, this cpu has"):
             command._check_memory(model, training, strategy, launch)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_one_process_needs_what_cost_counts_and_fsdp_cuts_all_but_activations(
+    precision: str, accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = DecoderConfig(n_layers=2, d_model=512, n_heads=4, vocab_size=512, seq_len=16)
+    training = TrainConfig(
+        n_tokens=16 * 64, batch_size=64, seq_len=16, precision=precision, accumulate=accumulate
+    )
+    launch = Launch(rank=0, n_processes=1, local_rank=0, local_processes=1)
+
+    def fits(strategy: Any, room: int) -> bool:
+        monkeypatch.setattr(command, "_device_bytes", lambda device: room)
+        try:
+            command._check_memory(model, training, strategy, launch)
+        except TrainingError:
+            return False
+        return True
+
+    def count(batch_size: int, later: int) -> Any:
+        return memory(model, batch_size=batch_size, seq_len=16, precision=precision, accumulate=later)
+
+    one = count(64 // accumulate, accumulate)
+    assert fits(strategy_of(1, 1), one.peak_bytes)
+    assert not fits(strategy_of(1, 1), one.peak_bytes - 1)
+    rows = 8 // accumulate
+    kept = one.weights_bytes + one.optimizer_bytes + one.gradients_bytes
+    passing = count(rows, 2).peak_bytes - kept
+    there = kept if accumulate > 1 else kept - one.gradients_bytes
+    assert passing < one.gradients_bytes, "or gradients left whole would not show"
+    needed = max(passing + there // 8, (kept - one.weights_bytes + one.gradients_bytes) // 8)
+    assert fits(strategy_of(8, 8), needed)
+    assert not fits(strategy_of(8, 8), needed - 1)

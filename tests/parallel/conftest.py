@@ -21,6 +21,7 @@ class Pool:
         context = multiprocessing.get_context("spawn")
         self.n_processes = n_processes
         self._ends: list[Connection] = []
+        self._asked = 0
         self._processes = []
         for rank in range(n_processes):
             ours, theirs = context.Pipe()
@@ -33,12 +34,16 @@ class Pool:
 
     def run(self, job: str, **arguments: Any) -> list[Any]:
         """What the job returned in each process, by rank; an error in any of them fails the test."""
+        self._asked += 1
         for end in self._ends:
-            end.send((job, arguments))
+            end.send((self._asked, job, arguments))
         answers = []
         for rank, end in enumerate(self._ends):
-            assert end.poll(120), f"process {rank} does not answer to {job}"
-            answers.append(end.recv())
+            number = 0
+            while number != self._asked:  # a job that took too long may have answered since
+                assert end.poll(120), f"process {rank} does not answer to {job}"
+                number, *answer = end.recv()
+            answers.append(answer)
         failed = [f"process {rank}:\n{told}" for rank, (ok, told) in enumerate(answers) if not ok]
         assert not failed, "\n".join(failed)
         return [answer for _, answer in answers]
@@ -67,11 +72,11 @@ def serve(rank: int, n_processes: int, meeting: str, end: Connection) -> None:
     jobs = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(jobs)
     while (asked := end.recv()) is not None:
-        job, arguments = asked
+        number, job, arguments = asked
         try:
-            end.send((True, getattr(jobs, job)(dist.group.WORLD, **arguments)))
+            end.send((number, True, getattr(jobs, job)(dist.group.WORLD, **arguments)))
         except BaseException:
-            end.send((False, traceback.format_exc()))
+            end.send((number, False, traceback.format_exc()))
     end.close()
     os._exit(0)  # as the command does: threads of the group may still be at work
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scalelab.core.config import DecoderConfig
-from scalelab.core.errors import CheckpointError
+from scalelab.core.errors import CheckpointError, ConfigError
 from scalelab.data import TokenData
 from scalelab.models import Decoder
 from scalelab.parallel.engine.layout import parse_layout
@@ -280,9 +280,14 @@ def overflow(group: dist.ProcessGroup, *, layout: str, clip: bool) -> dict[str, 
     before = {name: whole(value) for name, value in model.named_parameters()}
     changed, scales = [], []
     for broken in (True, False):
+        overflows = broken and strategy.n_parts == 1 and strategy.rank == 1
+        weight = model.token_embedding.weight
+        # With DDP in its own gradient, before that is added to the others'.
+        hook = weight.register_hook(lambda grad: torch.full_like(grad, torch.inf)) if overflows else None
         accumulate_gradients(loss, *batch(), pieces=2, precision="fp32", scaler=scaler, strategy=strategy)
-        # With DDP all processes hold the same sum, so that what overflowed on one is infinite on all.
-        if broken and (strategy.n_parts == 1 or strategy.rank == 1):
+        if hook is not None:
+            hook.remove()
+        if broken and strategy.n_parts > 1 and strategy.rank == 1:  # in the part that it alone holds
             grad: Any = model.token_embedding.weight.grad
             getattr(grad, "_local_tensor", grad)[0, 0] = torch.inf
         if clip:
@@ -329,3 +334,51 @@ def write_fails(group: dist.ProcessGroup, *, layout: str, run_dir: str) -> Any:
         return training(group, layout=layout, run_dir=run_dir, checkpoint_every=2)["error"]
     finally:
         CheckpointFolder.save = save
+
+
+def logger_refuses(group: dist.ProcessGroup, *, layout: str) -> Any:
+    """Rank 0's logger cannot begin."""
+
+    class Refuses:
+        def start(self, run_id: str, settings: Any, step: int) -> None:
+            raise ConfigError("no account there")
+
+        def log(self, step: int, values: Any) -> None:
+            raise AssertionError
+
+        def close(self) -> None:
+            pass
+
+    strategy = strategy_of(group, layout)
+    trainer = Trainer(
+        Decoder(MODEL, seed=5), chain(), settings(2), strategy=strategy, loggers=[Refuses()], progress=False
+    )
+    try:
+        trainer.run()
+    except ConfigError as error:
+        return str(error)
+
+
+def among_some(group: dist.ProcessGroup, *, ranks: list[int]) -> Any:
+    """DDP among some of the processes: what they decide, and their loss."""
+    some = dist.new_group(ranks)
+    if dist.get_rank() not in ranks:
+        return None
+    strategy = strategy_of(some, "ddp")
+    model = strategy.place(KINDS["double"](MODEL, seed=3 + strategy.rank))
+    loss = accumulate_gradients(
+        strategy.loss_function(model), *batch(), pieces=1, precision="fp32",
+        scaler=make_scaler("fp32", CPU), strategy=strategy,
+    )  # fmt: skip
+    return strategy.decide(lambda: f"by {strategy.rank} of {ranks}"), float(loss)
+
+
+def sharded_among_some(group: dist.ProcessGroup, *, ranks: list[int]) -> Any:
+    """What FSDP among some of the processes says."""
+    some = dist.new_group(ranks)
+    if dist.get_rank() in ranks:
+        try:
+            strategy_of(some, "fsdp")
+        except AssertionError as error:
+            return str(error)
+    return None

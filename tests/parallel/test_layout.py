@@ -86,6 +86,7 @@ def test_torchruns_environment_says_which_process_this_is() -> None:
     assert read_launch(TORCHRUN) == Launch(rank=1, n_processes=4, local_rank=1, local_processes=2)
     assert read_launch({}) is None
     assert read_launch({"LOCAL_RANK": "1"}) is None
+    assert read_launch({"WORLD_SIZE": "1"}) is None
     assert read_launch({"RANK": "0", "WORLD_SIZE": "1"}) == Launch(
         rank=0, n_processes=1, local_rank=0, local_processes=1
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,9 +51,21 @@ class Launched:
         try:
             out, err = self.process.communicate(timeout=120)
         finally:
-            for process in self.alive():
-                os.kill(process, signal.SIGKILL)
+            self.clear()
         return self.process.returncode, out, err
+
+    def wait_for(self, folder: Path, pattern: str) -> None:
+        """Until something of this name is there."""
+        deadline = time.monotonic() + 100
+        while not list(folder.glob(pattern)):
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def clear(self) -> None:
+        """Leave no process behind."""
+        for process in self.alive():
+            os.kill(process, signal.SIGKILL)
 
     def alive(self) -> list[int]:
         """Processes with the mark in their environment."""
@@ -77,15 +90,21 @@ def said(err: str) -> list[str]:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run in one process, 30 steps."""
     out = tmp_path_factory.mktemp("runs") / "alone"
-    assert main(["train", *TINY, "--tokens", str(30 * STEP), "--out", str(out)]) == 0
+    words = [*TINY, "--tokens", str(30 * STEP), "--checkpoint-every", "5", "--out", str(out)]
+    assert main(["train", *words]) == 0
     return out
 
 
-@pytest.mark.parametrize("layout", ["ddp", "fsdp"])
-def test_the_command_trains_in_two_processes_as_in_one(layout: str, alone: Path, tmp_path: Path) -> None:
-    out = tmp_path / "two"
-    words = ("train", *TINY, "--tokens", 30 * STEP, "--out", out, "--parallel", layout, "--json")
-    code, printed, err = Launched(*words).end()
+@pytest.fixture(scope="module", params=["ddp", "fsdp"])
+def two(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, int, str, str]:
+    """The same run in two processes: its layout, folder and exit code, and what it printed."""
+    out = tmp_path_factory.mktemp("runs") / "two"
+    words = ("train", *TINY, "--tokens", 30 * STEP, "--checkpoint-every", 5, "--out", out, "--json")
+    return request.param, out, *Launched(*words, "--parallel", request.param).end()
+
+
+def test_the_command_trains_in_two_processes_as_in_one(two: Any, alone: Path) -> None:
+    _, out, code, printed, err = two
     assert code == 0, err
     assert said(err) == []
     record = json.loads(printed)["record"]  # printed once, by rank 0
@@ -101,49 +120,95 @@ def test_the_command_trains_in_two_processes_as_in_one(layout: str, alone: Path,
     assert main(["generate", str(out), "--max-new-tokens", "5"]) == 0
 
 
-def test_ctrl_c_stops_all_after_the_same_step_leaves_no_process_and_one_process_goes_on(
-    tmp_path: Path, capsys: Any
+CHECKPOINT = "checkpoints/step-*"
+ENDLESS = ("--tokens", 100_000 * STEP, "--checkpoint-every", 5, "--parallel", "ddp")
+
+
+@pytest.mark.parametrize("by_terminal", [True, False])
+def test_ctrl_c_stops_all_after_the_same_step_leaves_no_process_and_says_how_to_go_on(
+    by_terminal: bool, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    words = ("train", *TINY, "--tokens", 100_000 * STEP, "--checkpoint-every", 5, "--out", out)
-    launched = Launched(*words, "--parallel", "ddp")
-    deadline = time.monotonic() + 100
-    while not list(out.glob("checkpoints/step-*")):
-        assert launched.process.poll() is None, launched.process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    launched = Launched("train", *TINY, *ENDLESS, "--out", out)
+    launched.wait_for(out, CHECKPOINT)
     workers = [process for process in launched.alive() if process != launched.process.pid]
     assert len(workers) == 2
-    for process in launched.alive():  # as a terminal does; torchrun then passes it on to its processes
-        os.kill(process, signal.SIGINT)
+    for process in launched.alive() if by_terminal else [launched.process.pid]:
+        os.kill(process, signal.SIGINT)  # torchrun passes it on to its processes
     code, _, err = launched.end()
     assert code != 0
     assert launched.alive() == []
     assert "Traceback" not in err.split("scalelab: error")[0]
     (line,) = said(err)
     step = int(line.split("stopped after step ")[1].split()[0])
-    assert load_checkpoint(out).step == step
+    found = load_checkpoint(out)
+    assert found.step == step == len(found.history)
     assert f"go on with: scalelab train --out {out} --resume, in one process; or torchrun" in line
     assert "--nproc-per-node 2 -m scalelab train" in line
 
-    found = load_checkpoint(out)
-    capsys.readouterr()
-    assert found.step == len(found.history)
-    code, _, err = Launched("train", "--out", out, "--resume").end()
+
+@pytest.mark.parametrize("way", ["meets", "reads"])
+def test_ctrl_c_before_training_ends_all_at_once_and_is_no_failure(way: str, tmp_path: Path) -> None:
+    flag, out = tmp_path / "flag", tmp_path / "run"
+    launched = Launched(
+        "train", *TINY, *ENDLESS, "--out", out, module=False, BROKEN=f"0:{way}", FLAG=str(flag)
+    )
+    launched.wait_for(tmp_path, "flag")
+    time.sleep(0.5)  # the other one waits for it by now
+    pressed = time.monotonic()
+    launched.process.send_signal(signal.SIGINT)
+    _, _, err = launched.end()
+    assert time.monotonic() - pressed < 10
+    assert said(err) == ([] if way == "meets" else ["scalelab: error: interrupted"])
+    assert "forcefully exiting" not in err
+    assert not out.exists()
+
+
+def test_processes_end_when_torchrun_is_killed_and_keep_what_they_trained(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    launched = Launched("train", *TINY, *ENDLESS, "--out", out)
+    try:
+        launched.wait_for(out, CHECKPOINT)
+        launched.process.kill()
+        launched.process.wait()
+        killed = time.monotonic()
+        while launched.alive():
+            assert time.monotonic() - killed < 10, "processes outlive torchrun"
+            time.sleep(0.1)
+    finally:
+        launched.clear()
+    assert launched.process.stderr is not None
+    (line,) = said(launched.process.stderr.read())
+    assert f"stopped after step {load_checkpoint(out).step} of" in line
+
+
+def test_a_mistake_is_told_once_however_long_rank_0_takes_to_close_its_loggers(tmp_path: Path) -> None:
+    launched = Launched("train", *TINY, *ENDLESS, "--out", tmp_path / "run", module=False, BROKEN="0:late")
+    code, _, err = launched.end()
     assert code != 0
-    assert said(err) == [
-        "scalelab: error: 2 processes were started, and nothing says how they train together: --parallel ddp "
-        "(each holds the whole model) or --parallel fsdp (each holds a part)"
-    ]
+    assert said(err) == ["scalelab: error: the loss is nan, everywhere"]
 
 
-def test_a_run_of_two_processes_is_resumed_in_one_and_that_in_two_again(alone: Path, tmp_path: Path) -> None:
+def test_a_reader_who_goes_away_is_no_failure(tmp_path: Path) -> None:
+    words = ("train", *TINY, "--tokens", 4 * STEP, "--parallel", "ddp", "--json", "--out", tmp_path / "run")
+    launched = Launched(*words)
+    assert launched.process.stdout is not None
+    launched.process.stdout.close()
+    launched.process.stdout = None
+    _, _, err = launched.end()
+    assert said(err) == []
+    assert "BrokenPipe" not in err
+    assert (tmp_path / "run" / "record.jsonl").exists()
+
+
+def test_a_run_of_two_processes_is_resumed_in_one_and_that_in_two_again(
+    two: Any, alone: Path, tmp_path: Path
+) -> None:
     from scalelab.train import Trainer
 
     out = tmp_path / "run"
-    words = ("train", *TINY, "--tokens", 30 * STEP, "--checkpoint-every", 5, "--out", out)
-    code, _, err = Launched(*words, "--parallel", "fsdp").end()
-    assert code == 0, err
+    shutil.copytree(two[1], out)
+    other = {"ddp": "fsdp", "fsdp": "ddp"}[two[0]]
 
     def cut_to(step: int) -> None:
         """As if the run had been killed after this step."""
@@ -164,7 +229,7 @@ def test_a_run_of_two_processes_is_resumed_in_one_and_that_in_two_again(alone: P
     assert load_checkpoint(out).history.loss_nats == pytest.approx(expected, abs=1e-3)
 
     cut_to(25)
-    code, printed, err = Launched("train", "--out", out, "--resume", "--quiet", "--parallel", "ddp").end()
+    code, printed, err = Launched("train", "--out", out, "--resume", "--quiet", "--parallel", other).end()
     assert code == 0, err
     assert "2 × cpu" in printed
     assert load_checkpoint(out).history.loss_nats == pytest.approx(expected, abs=1e-3)
@@ -176,18 +241,14 @@ def data_of(out: Path) -> Any:
     return encode_corpus(corpus("markov", max_bytes=20_000), load_tokenizer(out / "tokenizer.json"))
 
 
-@pytest.mark.parametrize("way", ["bug", "mistake"])
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("rank", "way"), [(0, "bug"), (1, "mistake")])
 def test_an_error_of_one_process_ends_all_within_ten_seconds_with_its_rank_and_traceback(
-    way: str, rank: int, tmp_path: Path
+    rank: int, way: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     words = ("train", *TINY, "--tokens", 10_000 * STEP, "--checkpoint-every", 3, "--out", out)
     launched = Launched(*words, "--parallel", "ddp", module=False, BROKEN=f"{rank}:{way}")
-    deadline = time.monotonic() + 100
-    while not list(out.glob("checkpoints/step-*")):  # it fails in the next step
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    launched.wait_for(out, CHECKPOINT)  # it fails in the next step
     failed = time.monotonic()
     code, _, err = launched.end()
     assert time.monotonic() - failed < 10
@@ -216,7 +277,6 @@ def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--parallel", "dp_replicate=3"), "the layout 'dp_replicate=3' is of 3 processes, 2 were started"),
         (("--parallel", "ddp", "--batch-size", "7"), "batch_size=7 cannot be shared equally by 2 processes"),
         (("--parallel", "ddp", "--d-modell", "7"), "unknown flag --d-modell; did you mean --d-model"),
     ],
@@ -231,19 +291,3 @@ def test_a_mistake_that_all_processes_meet_is_told_once(
     (line,) = said(err)
     assert says in line
     assert not out.exists()
-
-
-def test_a_folder_that_holds_a_run_is_refused_once(alone: Path) -> None:
-    code, _, err = Launched("train", *TINY, "--out", alone, "--parallel", "fsdp").end()
-    assert code != 0
-    (line,) = said(err)
-    assert "holds a run already" in line
-
-
-def test_one_process_under_torchrun_is_one_process(alone: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    words = ("train", *TINY, "--tokens", 30 * STEP, "--out", out, "--parallel", "fsdp")
-    code, _, err = Launched(*words, n_processes=1).end()
-    assert code == 0, err
-    newest = [max((folder / "checkpoints").glob("step-*")) for folder in (out, alone)]
-    assert load_checkpoint(newest[0]).history.loss_nats == load_checkpoint(newest[1]).history.loss_nats

@@ -21,7 +21,15 @@ from scalelab.core.seeding import derive_seed
 from scalelab.cost import flops, params
 from scalelab.data import Batches, TokenData
 from scalelab.models import Decoder
-from scalelab.train import SingleProcess, Trainer, learning_rate, parameter_groups, train
+from scalelab.train import (
+    CheckpointFolder,
+    SingleProcess,
+    Trainer,
+    learning_rate,
+    load_checkpoint,
+    parameter_groups,
+    train,
+)
 
 
 class Bigrams(nn.Module):
@@ -180,15 +188,16 @@ def test_an_infinite_gradient_under_a_finite_loss_stops_the_run_too(
 class PressesCtrlC:
     """A logger that sends SIGINT when a step is logged, which no other moment of a test can aim at."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, number: int = signal.SIGINT) -> None:
         self.at = at
+        self.number = number
 
     def start(self, run_id: str, settings: Mapping[str, Any], step: int) -> None:
         pass
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         if step == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), self.number)
 
     def close(self) -> None:
         pass
@@ -209,6 +218,43 @@ def test_ctrl_c_finishes_the_step_writes_a_checkpoint_and_the_run_goes_on_to_the
     whole = Trainer(small, chain, config, progress=False)
     whole.run()
     assert same_weights(resumed.model, whole.model)
+
+
+@pytest.mark.parametrize(
+    ("moment", "until", "stopped"), [("save", None, 4), ("close", None, 4), ("close", 3 * 256, 3)]
+)
+def test_ctrl_c_after_the_last_step_is_told_and_what_was_trained_is_kept(
+    moment: str, until: int | None, stopped: int, small: DecoderConfig, chain: TokenData, settings: Any,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    class PressesAtItsClose(PressesCtrlC):
+        def close(self) -> None:
+            if moment == "close":
+                os.kill(os.getpid(), signal.SIGINT)
+
+    save = CheckpointFolder.save
+
+    def and_press(self: CheckpointFolder, checkpoint: Any) -> Path:
+        if moment == "save":
+            os.kill(os.getpid(), signal.SIGINT)
+        return save(self, checkpoint)
+
+    monkeypatch.setattr(CheckpointFolder, "save", and_press)
+    logger = PressesAtItsClose(-1)
+    trainer = Trainer(small, chain, settings(4), run_dir=tmp_path, loggers=[logger], progress=False)
+    with pytest.raises(KeyboardInterrupt, match=f"after step {stopped} of 4"):
+        trainer.run(until)
+    assert load_checkpoint(tmp_path).step == stopped
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does(
+    small: DecoderConfig, chain: TokenData, settings: Any, tmp_path: Path
+) -> None:
+    logger = PressesCtrlC(5, signal.SIGTERM)
+    trainer = Trainer(small, chain, settings(log_every=1), run_dir=tmp_path, loggers=[logger], progress=False)
+    with pytest.raises(KeyboardInterrupt, match="after step 5 of 12"):
+        trainer.run()
+    assert load_checkpoint(tmp_path).step == 5
 
 
 def test_a_record_says_what_was_trained_and_agrees_with_cost(

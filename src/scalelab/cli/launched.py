@@ -1,7 +1,8 @@
 """A command in several processes speaks with one voice, and no process outlives another's failure.
 
-Rank 0 alone prints. A mistake that all of them met is told once; what one of them met alone comes with its
-rank and traceback, and that process leaves at once, without waiting for others that wait for it.
+Rank 0 alone prints. A mistake that all of them met is told once, and so is Ctrl-C; what one of them met alone
+comes with its rank and traceback, and that process leaves at once, without waiting for others that wait for
+it.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from scalelab.cli.codes import FAILED, INTERRUPTED, USER_MISTAKE
+from scalelab.cli.codes import FAILED, INTERRUPTED, READER_GONE, USER_MISTAKE
 from scalelab.cli.explain import explained
 from scalelab.core.errors import ScalelabError
-from scalelab.parallel.engine.ending import Ending, compare_endings
+from scalelab.parallel.engine.ending import Ending, compare_endings, say_told, wait_until_told
 from scalelab.parallel.engine.launch import Launch
 from scalelab.parallel.engine.processes import World, joined
+from scalelab.train.interrupt import Stopped
 
 LIMIT_S = 8  # from an error to the end, whatever hangs on the way
 AFTERMATH_S = 3.0
+CLOSING_S = 600.0  # rank 0 may have to send a logger's last figures over a network
 
 
 def run_together(launch: Launch, command: Callable[[World], int]) -> NoReturn:
@@ -33,32 +36,63 @@ def run_together(launch: Launch, command: Callable[[World], int]) -> NoReturn:
     It ends here and not where Python would end it: threads of torch's groups may still be at work when the
     interpreter takes itself apart, and abort it.
     """
-    outcome: int | BaseException
-    with _quiet(launch.rank != 0), joined(launch) as world:
+    world, code = None, FAILED
+    with _quiet(launch.rank != 0):
         try:
-            outcome = command(world)
-        except SystemExit as done:  # argparse leaves this way after it has printed a command's help
-            outcome = int(done.code or 0)
-        except BaseException as error:
-            outcome = error
-            _watch_the_clock()
-            ending = compare_endings(error, launch, world.store)
-            if ending is not Ending.COMMON:
-                _leave(error, ending, launch)
-        code = _told(outcome, launch)  # before parting: torchrun ends all as soon as one has failed
+            try:
+                # Processes meet and part in waits of torch's that hear no handler: there, SIGINT ends them.
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                with joined(launch) as world:
+                    signal.signal(signal.SIGINT, signal.default_int_handler)
+                    code = _finished(command, world)
+                    signal.signal(signal.SIGINT, signal.SIG_DFL)
+            except Exception as error:
+                if world is None:
+                    raise
+                _end(error, launch, world)
+        except KeyboardInterrupt as stop:  # also where it finds an error being looked at
+            assert world is not None, "only then is there a handler that raises it"
+            _end(stop, launch, world)
     _exit(code)
 
 
-def _told(outcome: int | BaseException, launch: Launch) -> int:
-    """The exit code; what all processes met is told by rank 0."""
+def _finished(command: Callable[[World], int], world: World) -> int:
+    """The command's exit code, with all it printed on its way."""
+    try:
+        code = command(world)
+    except SystemExit as done:  # argparse leaves this way after it has printed a command's help
+        code = int(done.code or 0)
+    sys.stdout.flush()
+    return code
+
+
+def _end(error: BaseException, launch: Launch, world: World) -> NoReturn:
+    """Say what is this process's to say, and end it.
+
+    Nobody parts by a collective here: processes that failed may be at different ones.
+    """
+    _watch_the_clock()
+    ending = compare_endings(error, launch, world.store)
+    if ending in (Ending.OWN, Ending.CONSEQUENCE):
+        _leave(error, ending, launch)
+    if ending is Ending.INTERRUPTED and not isinstance(error, KeyboardInterrupt):
+        error = KeyboardInterrupt()
+    if launch.rank == 0:
+        code = _told(error) if ending is not Ending.READER_GONE else READER_GONE
+        say_told(world.store)
+        _exit(code)
+    if ending is Ending.COMMON or isinstance(error, Stopped):
+        _watch_the_clock(limit_s=0)
+        wait_until_told(world.store, CLOSING_S)
+    _exit(READER_GONE if ending is Ending.READER_GONE else _code(error))
+
+
+def _told(error: BaseException) -> int:
+    """Tell what all processes met; its exit code."""
 
     def again() -> int:
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
+        raise error
 
-    if launch.rank:
-        return outcome if isinstance(outcome, int) else _code(outcome)
     try:
         return explained(again)
     except BaseException:
@@ -78,12 +112,12 @@ def _quiet(wanted: bool) -> Iterator[None]:
             yield
 
 
-def _watch_the_clock() -> None:
-    """From here on nothing may take long: a signal's echo is ignored, and the system ends what hangs."""
+def _watch_the_clock(limit_s: int = LIMIT_S) -> None:
+    """From here on a signal's echo is ignored, and the system ends what hangs; a limit of 0 takes it away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(LIMIT_S)
+        signal.alarm(limit_s)
 
 
 def _leave(error: BaseException, ending: Ending, launch: Launch) -> NoReturn:
@@ -101,8 +135,9 @@ def _leave(error: BaseException, ending: Ending, launch: Launch) -> NoReturn:
 
 
 def _exit(code: int) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # who read it is gone
+            stream.flush()
     os._exit(code)
 
 

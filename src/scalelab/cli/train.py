@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalelab.cli.attached import attach_to_launcher
 from scalelab.cli.parser import Command, Parser
 from scalelab.cli.run_folder import (
     LOGGERS,
@@ -63,11 +64,12 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         ConfigError, DataError, DataFileError, TrainingError, CheckpointError: whatever cannot be used;
             these come before the folder is made, but for what a logger refuses.
-        KeyboardInterrupt: after Ctrl-C, with how to go on.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, with how to go on.
     """
     launch = read_launch(os.environ)
     if launch is None or launch.n_processes == 1:
         return _train(argv, launch, None)
+    attach_to_launcher()
     from scalelab.cli.launched import run_together
 
     run_together(launch, lambda world: _train(argv, world.launch, world))
@@ -87,7 +89,7 @@ def _train(argv: Sequence[str], launch: Launch | None, world: World | None) -> i
         if strategy.n_processes > 1:
             again = ["--out", str(out), "--resume", "--parallel", args.parallel]
             on += f", in one process; or {_torchrun(strategy.n_processes, again)}"
-        raise KeyboardInterrupt(f"{stop}; go on with: {on}") from None
+        raise type(stop)(f"{str(stop) or 'interrupted'}; go on with: {on}") from None
     if args.json:
         print(json.dumps({"out": str(out), "record": json.loads(record.to_json())}, indent=1))
     else:
@@ -183,6 +185,8 @@ def _prepare(
     model, training = _configs(settings, vocab_size=tokenizer.vocab_size)
     _check_memory(model, training, strategy, launch)
     data = rank_0_first(strategy, lambda: encode_corpus(text, tokenizer))
+    loggers: list[Logger] = []
+    strategy.decide(lambda: loggers.extend(_loggers(settings, out)))  # rank 0's alone, and so are its errors
     begun = args.resume and strategy.decide(CheckpointFolder(out / FOLDER).steps)
     trainer = Trainer(
         model,
@@ -190,7 +194,7 @@ def _prepare(
         training,
         run_dir=out,
         strategy=strategy,
-        loggers=_loggers(settings, out) if strategy.rank == 0 else (),
+        loggers=loggers,
         progress=not args.quiet,
         checkpoint=load_checkpoint(out) if begun else None,
     )
@@ -243,10 +247,13 @@ def _check_memory(
         batch_size=max(1, -(-share // training.accumulate)),  # the largest micro-batch
         seq_len=training.seq_len,
         precision="fp32" if training.precision == "auto" else training.precision,
-        accumulate=training.accumulate,
+        accumulate=2,  # so that the peak is all that is cut, and what backward starts with
     )
-    kept = held.weights_bytes + held.optimizer_bytes
-    needed = held.peak_bytes - kept + kept // strategy.n_parts
+    copies = held.weights_bytes - held.gradients_bytes  # in 16 bits, gone when backward ends
+    cut = held.weights_bytes + held.gradients_bytes + held.optimizer_bytes
+    whole = held.peak_bytes - cut
+    late = held.gradients_bytes if training.accumulate == 1 else 0
+    needed = max(whole + (cut - late) // strategy.n_parts, (cut - copies) // strategy.n_parts)
     device, here = strategy.device, 1 if launch is None else launch.local_processes
     processes = ""
     if device.type != "cuda" and here > 1:  # they share this machine's memory
@@ -314,7 +321,8 @@ def _parser() -> Parser:
         "--parallel",
         metavar="LAYOUT",
         help="under torchrun, how its processes train together: ddp (each holds the whole model), fsdp "
-        "(each a part), or counts by axis, as dp_replicate=2,dp_shard=4",
+        "(each a part), or counts by axis, as dp_replicate=2,dp_shard=4; after Ctrl-C torchrun leaves them "
+        "30 s for the step at hand and a checkpoint, then kills them",
     )
     parser.add_argument(
         "--tensorboard",

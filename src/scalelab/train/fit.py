@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
 
-from scalelab.core.config import DecoderConfig, ModelConfig
+from scalelab.core.config import DecoderConfig, ModelConfig, check_positive_int
 from scalelab.core.errors import ConfigError, DataError, TrainingError
 from scalelab.core.seeding import derive_seed
 from scalelab.data import TokenData
@@ -72,12 +74,20 @@ def check_fits(model: ModelConfig, config: TrainConfig, data: TokenData) -> None
         )
 
 
-def check_shares(config: TrainConfig, strategy: Strategy) -> None:
-    """Refuse a batch that the processes cannot take equal shares of.
+def check_shares(config: TrainConfig, strategy: Strategy, *, resumes: bool = False) -> None:
+    """Refuse a batch that the processes cannot take equal shares of, and a trial of what is cut.
+
+    Args:
+        resumes: the run goes on from a checkpoint, which holds what a trial has found.
 
     Raises:
-        ConfigError: the message names the sizes nearby that would do.
+        ConfigError: the message names the sizes nearby that would do, or the precisions.
     """
+    if config.precision == "auto" and strategy.n_parts > 1 and not resumes:
+        raise ConfigError(
+            f"precision='auto' tries the whole model on one device, and {strategy.layout} cuts it because it "
+            "may not fit there: give 'bf16' or 'fp32'"
+        )
     below = config.batch_size // strategy.n_shares * strategy.n_shares
     if below != config.batch_size:
         near = [size for size in (below, below + strategy.n_shares) if size]
@@ -105,3 +115,15 @@ def check_same_everywhere(strategy: Strategy, run_id: str, step: int) -> None:
                 f"process {rank} found a checkpoint of step {other_step}, process 0 one of step "
                 f"{found[0][1]}: the run's folder must be one that all of them see"
             )
+
+
+def last_step(config: TrainConfig, until_tokens: int | None) -> int:
+    """The step after which so many tokens have been trained on; that of the whole budget for None.
+
+    Raises:
+        ConfigError: no positive whole number.
+    """
+    if until_tokens is None:
+        return config.n_steps
+    check_positive_int("until_tokens", until_tokens)
+    return min(config.n_steps, math.ceil(until_tokens / config.batch_tokens))

@@ -8,7 +8,6 @@ Taught in book/transformers/training.md.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -18,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from scalelab.core.config import ModelConfig, check_positive_int, config_to_dict
+from scalelab.core.config import ModelConfig, config_to_dict
 from scalelab.core.errors import TrainingError
 from scalelab.core.records import RunRecord
 from scalelab.core.seeding import deterministic_kernels
@@ -33,10 +32,10 @@ from scalelab.train.checkpoint import (
 )
 from scalelab.train.config import TrainConfig, train_config_to_dict
 from scalelab.train.evaluate import Evaluation, evaluate
-from scalelab.train.fit import build, check_fits, check_same_everywhere, check_shares, config_of
+from scalelab.train.fit import build, check_fits, check_same_everywhere, check_shares, config_of, last_step
 from scalelab.train.gradients import accumulate_gradients
 from scalelab.train.history import History, Metrics, Recent
-from scalelab.train.interrupt import Interruption
+from scalelab.train.interrupt import ECHO_S, Interruption, Stopped
 from scalelab.train.loggers import Logger
 from scalelab.train.optimizer import make_optimizer, set_learning_rate
 from scalelab.train.precision import make_scaler
@@ -50,7 +49,6 @@ from scalelab.train.strategy import SingleProcess, Strategy
 from scalelab.train.throughput import Peak, find_peak
 
 RECORD = "record.jsonl"
-ECHO_S = 2.0  # torchrun passes Ctrl-C on to its processes, which may have had it from the terminal too
 
 
 class Trainer:
@@ -96,7 +94,7 @@ class Trainer:
         self.device = self.strategy.device
         self.model_config = config_of(module)
         check_fits(self.model_config, config, data)
-        check_shares(config, self.strategy)
+        check_shares(config, self.strategy, resumes=checkpoint is not None)
         self.config = config
         self.data = data
         self.data_identity = data_identity(data)
@@ -177,9 +175,9 @@ class Trainer:
 
         Raises:
             TrainingError: the loss is not finite; checkpoints from before are untouched.
-            KeyboardInterrupt: after Ctrl-C, once the step at hand is finished and a checkpoint is written.
+            KeyboardInterrupt: after Ctrl-C or SIGTERM, once the step is finished and a checkpoint written.
         """
-        last, stops, due = self._last_step(until_tokens), False, False
+        last, stops, due = last_step(self.config, until_tokens), False, False
         if self.config.precision == "auto" and not self.step_count:
             self.save()  # another trial might choose otherwise: this one's choice must outlive a kill
         with self._session() as interruption:
@@ -188,11 +186,12 @@ class Trainer:
                 self._between_steps(due)
                 stops, due = self.strategy.agree(interruption.asked, self._report.due())
             self._collect()
-            stays = self.step_count == self.config.n_steps or stops
-            if stays and self._saved != self.step_count:
+            if (self.step_count == self.config.n_steps or stops) and self._saved != self.step_count:
                 self.save()
-        if stops:
-            raise KeyboardInterrupt(self._stopped())
+        if stops or self.strategy.agree(interruption.asked)[0]:  # as late as while the last one was written
+            if self._saved != self.step_count:
+                self.save()
+            raise Stopped(self._stopped())
         record = self.record()
         if self.step_count == self.config.n_steps and self.run_dir is not None:
             path = self.run_dir / RECORD
@@ -373,30 +372,31 @@ class Trainer:
     def _session(self) -> Iterator[Interruption]:
         """Around a stretch of training: the clock, the loggers, Ctrl-C."""
         self.model.train()
-        self._report.start(
-            run_id=self.run_id,
-            settings={
-                "model": config_to_dict(self.model_config),
-                "train": train_config_to_dict(self.config),
-                "data": self.data_identity,
-            },
-            step=self.step_count,
-            precision=self.precision.describe(),
-            peak=self.peak if self._report.wants_peak else None,
-        )
-        self._session_start = time.perf_counter()
-        try:
-            with Interruption(ECHO_S if self.strategy.n_processes > 1 else 0.0) as interruption:
-                yield interruption
-        finally:
-            self._seconds, self._session_start = self.seconds, None
-            self._report.close()
 
-    def _last_step(self, until_tokens: int | None) -> int:
-        if until_tokens is None:
-            return self.config.n_steps
-        check_positive_int("until_tokens", until_tokens)
-        return min(self.config.n_steps, math.ceil(until_tokens / self.config.batch_tokens))
+        def begin() -> None:
+            self._report.start(
+                run_id=self.run_id,
+                settings={
+                    "model": config_to_dict(self.model_config),
+                    "train": train_config_to_dict(self.config),
+                    "data": self.data_identity,
+                },
+                step=self.step_count,
+                precision=self.precision.describe(),
+                peak=self.peak if self._report.wants_peak else None,
+            )
+
+        self.strategy.decide(begin)  # what a logger refuses, all are refused
+        self._session_start = time.perf_counter()
+        with Interruption(ECHO_S if self.strategy.n_processes > 1 else 0.0) as interruption:
+            try:
+                yield interruption
+            except BaseException as error:
+                self.strategy.announce(error)  # a logger may take its time to close
+                raise
+            finally:
+                self._seconds, self._session_start = self.seconds, None
+                self._report.close()
 
     def _stopped(self) -> str:
         where = f"; its checkpoint is in {self.run_dir}" if self.run_dir is not None else ""

@@ -59,7 +59,7 @@ class Strategy(Protocol):
         ...
 
     def micro_batch(self, last: bool) -> AbstractContextManager[object]:
-        """Around each micro-batch; gradients need to be reduced only in the last."""
+        """Around each micro-batch; gradients must be reduced by the end of the last."""
         ...
 
     def total(self, value: Tensor) -> Tensor:
@@ -76,6 +76,10 @@ class Strategy(Protocol):
 
     def gather(self, value: Answer) -> list[Answer]:
         """Every process's value, in order of rank."""
+        ...
+
+    def announce(self, error: BaseException) -> None:
+        """Tell the other processes of an error that is on its way, and wait for none of them."""
         ...
 
     def clip(self, model: nn.Module, max_norm: float) -> Tensor:
@@ -152,6 +156,9 @@ class SingleProcess:
 
     def gather(self, value: Answer) -> list[Answer]:
         return [value]
+
+    def announce(self, error: BaseException) -> None:
+        """Nobody to tell."""
 
     def clip(self, model: nn.Module, max_norm: float) -> Tensor:
         return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)

@@ -1,7 +1,7 @@
 """What DDP and FSDP share: each process takes its rows, and all of them decide together.
 
-Rows are a contiguous share of each batch. Numbers travel through the process group that is passed in; there
-is no global one. Taught in book/transformers/training.md.
+Rows are a contiguous share of each batch. Numbers travel through the process group that is passed in, which
+for `Replicated` may be some of the processes. Taught in book/transformers/training.md.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from scalelab.parallel.engine.layout import Layout
 from scalelab.train.precision import LossFunction
 
 Answer = TypeVar("Answer")
+Announce = Callable[[BaseException], None]
 CPU = torch.device("cpu")
 
 
@@ -41,12 +42,21 @@ class DataParallel:
         layout: the axes.
         group: all processes; tensors on the CPU must be able to travel through it.
         device: where this process computes.
+        announce: tells the other processes of an error, without waiting for them; None: they see it when
+            this process ends.
 
     Attributes:
         rank, n_processes, n_shares, n_parts, layout, device: as in `scalelab.train.Strategy`.
     """
 
-    def __init__(self, layout: Layout, group: dist.ProcessGroup, device: torch.device) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        group: dist.ProcessGroup,
+        device: torch.device,
+        *,
+        announce: Announce | None = None,
+    ) -> None:
         assert layout.n_processes == group.size(), "parse_layout holds the two against each other"
         self.device = device
         self.rank = group.rank()
@@ -55,6 +65,7 @@ class DataParallel:
         self.n_parts = layout.dp_shard
         self.layout = str(layout)
         self._group = group
+        self._announce = announce
         self._engine: nn.Module | None = None
 
     def loss_function(self, model: nn.Module) -> LossFunction:
@@ -87,25 +98,32 @@ class DataParallel:
     def decide(self, action: Callable[[], Answer]) -> Answer:
         """Rank 0's answer or error, on every process."""
         outcome: list[Any] = [None]
-        error: BaseException | None = None
+        original: BaseException | None = None
         if self.rank == 0:
             try:
                 outcome[0] = (True, action())
             except BaseException as raised:  # the others wait, and would wait for ever
-                error = raised
+                original = raised
                 outcome[0] = (False, _that_travels(raised))
-        dist.broadcast_object_list(outcome, src=0, group=self._group, device=CPU)
+        dist.broadcast_object_list(outcome, group_src=0, group=self._group, device=CPU)
         is_answer, found = outcome[0]
         if is_answer:
             answer: Answer = found
             return answer
-        raise error or found
+        if original is None or original is found:
+            raise found
+        raise found from original  # the words that all others see, and where they come from
 
     def gather(self, value: Answer) -> list[Answer]:
         """Every process's value, in order of rank."""
         values: list[Any] = [None] * self.n_processes
         dist.all_gather_object(values, value, group=self._group)
         return values
+
+    def announce(self, error: BaseException) -> None:
+        """Tell the other processes of an error, if there is a way to."""
+        if self._announce is not None:
+            self._announce(error)
 
 
 def _that_travels(error: BaseException) -> BaseException:

@@ -2,7 +2,7 @@
 
 Before it leaves, each process writes its error into the store where they met, and looks what the others
 wrote. One that fails alone leaves the others waiting in a collective; they end when its connections close,
-and what they see then is a consequence, not a cause.
+and what they see then is a consequence, not a cause. Ctrl-C is nobody's failure, wherever it found them.
 """
 
 from __future__ import annotations
@@ -14,55 +14,113 @@ from enum import Enum, auto
 
 import torch.distributed as dist
 
+from scalelab.core.errors import ScalelabError
 from scalelab.parallel.engine.launch import Launch
 
 PATIENCE_S = 2.0  # what all meet, they meet at the same place; a signal may find them a step apart
-POLL_S = 0.02
-_CLOSED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+PATIENCE_WITH_MISTAKES_S = 3.0  # rank 0 alone reads, writes and measures: it may come later to what all meet
+POLL_S = 0.05
+_LOST = (  # what gloo, NCCL and the store say of a process that is gone
+    "connection closed by peer",
+    "connection reset by peer",
+    "broken pipe",
+    "connection refused",
+    "remote process exited",
+    "timed out waiting",
+    "watchdog caught collective operation timeout",
+)
+_INTERRUPTED, _READER_GONE, _TOLD = "KeyboardInterrupt", "BrokenPipeError", "ending/told"
 
 
 class Ending(Enum):
     """How a process's error stands to the others'.
 
     COMMON: all met the same. OWN: this process met something that the others did not. CONSEQUENCE: another
-    failed first, or is gone.
+    failed first, or is gone. INTERRUPTED: Ctrl-C, here or at another process. READER_GONE: nobody reads what
+    rank 0 prints.
     """
 
     COMMON = auto()
     OWN = auto()
     CONSEQUENCE = auto()
+    INTERRUPTED = auto()
+    READER_GONE = auto()
+
+
+def announce(error: BaseException, launch: Launch, store: dist.Store) -> None:
+    """Tell the others of an error before anything that takes long, so that they need not guess."""
+    # The store is kept by one of the processes where torchrun does not keep it: it may be gone by now.
+    with contextlib.suppress(RuntimeError):
+        store.set(_key(launch.rank), _words(error))
 
 
 def compare_endings(
-    error: BaseException, launch: Launch, store: dist.Store, *, patience_s: float = PATIENCE_S
+    error: BaseException, launch: Launch, store: dist.Store, *, patience_s: float | None = None
 ) -> Ending:
     """Tell the others of an error, and find out whether they met the same.
 
     Args:
-        patience_s: how long to wait for the others to say anything.
+        patience_s: how long to wait for the others to say anything; None: as long as the kind of error takes.
     """
-    own = f"{type(error).__name__}: {error}"
-    lost = isinstance(error, RuntimeError) and any(sign in own for sign in _CLOSED)
-    # The store is kept by one of the processes where torchrun does not keep it: it may be gone by now.
+    own = _words(error)
+    if patience_s is None:
+        patience_s = PATIENCE_WITH_MISTAKES_S if isinstance(error, ScalelabError) else PATIENCE_S
+    before: Mapping[int, str] = {}
+    found = {launch.rank: own}
     with contextlib.suppress(RuntimeError):
         before = _written(store, launch)
         store.set(_key(launch.rank), own)
-        if any(text != own for text in before.values()):
-            return Ending.CONSEQUENCE
-        deadline = time.monotonic() + patience_s
-        while time.monotonic() < deadline:
-            found = _written(store, launch)
-            if len(found) == launch.n_processes:
-                alike = set(found.values()) == {own}
-                return Ending.CONSEQUENCE if lost else Ending.COMMON if alike else Ending.OWN
-            time.sleep(POLL_S)
-    return Ending.CONSEQUENCE if lost else Ending.OWN
+        if own not in (_INTERRUPTED, _READER_GONE) and not set(before.values()) - {own}:
+            _wait_for([_key(rank) for rank in range(launch.n_processes)], store, patience_s)
+            found |= _written(store, launch)
+    said = {*before.values(), *found.values()}
+    if _INTERRUPTED in said:
+        return Ending.INTERRUPTED
+    if _READER_GONE in said:
+        return Ending.READER_GONE
+    if is_loss(error) or set(before.values()) - {own}:
+        return Ending.CONSEQUENCE
+    return Ending.COMMON if len(found) == launch.n_processes and len(said) == 1 else Ending.OWN
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether an error only says that another process is gone."""
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in words for sign in _LOST)
+
+
+def say_told(store: dist.Store) -> None:
+    """Rank 0 has told what all met: the others may leave."""
+    with contextlib.suppress(RuntimeError):
+        store.set(_TOLD, "")
+
+
+def wait_until_told(store: dist.Store, at_most_s: float) -> None:
+    """Stay until rank 0 has told what all met: a launcher ends all processes as soon as one has failed."""
+    with contextlib.suppress(RuntimeError):
+        _wait_for([_TOLD], store, at_most_s)
+
+
+def _wait_for(keys: list[str], store: dist.Store, at_most_s: float) -> None:
+    """Poll: a wait inside the store would hear no signal."""
+    deadline = time.monotonic() + at_most_s
+    while not store.check(keys) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
 
 
 def _written(store: dist.Store, launch: Launch) -> Mapping[int, str]:
     """What processes have said so far, by rank."""
     there = [rank for rank in range(launch.n_processes) if store.check([_key(rank)])]
     return {rank: store.get(_key(rank)).decode() for rank in there}
+
+
+def _words(error: BaseException) -> str:
+    """An error as the others compare it; where Ctrl-C found a process is no difference."""
+    if isinstance(error, KeyboardInterrupt):
+        return _INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        return _READER_GONE
+    return f"{type(error).__name__}: {error}"
 
 
 def _key(rank: int) -> str:

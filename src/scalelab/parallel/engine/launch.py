@@ -28,8 +28,8 @@ def read_launch(environment: Mapping[str, str]) -> Launch | None:
     Raises:
         ConfigError: some variables of a launcher are there and others are not, or they contradict each other.
     """
-    if "WORLD_SIZE" not in environment and "RANK" not in environment:
-        return None
+    if "RANK" not in environment and environment.get("WORLD_SIZE", "1") == "1":
+        return None  # some schedulers set WORLD_SIZE=1 for a job of one process, and no rank
     n_processes = _number(environment, "WORLD_SIZE")
     rank = _number(environment, "RANK")
     local_processes = _number(environment, "LOCAL_WORLD_SIZE", n_processes)

@@ -17,6 +17,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
 from scalelab.core.errors import ConfigError, TrainingError
+from scalelab.parallel.engine.data_parallel import Announce
+from scalelab.parallel.engine.ending import announce
 from scalelab.parallel.engine.launch import Launch
 from scalelab.parallel.engine.layout import Layout
 from scalelab.parallel.engine.replicated import Replicated
@@ -44,7 +46,9 @@ class World:
 
     def strategy(self, layout: Layout, device: torch.device) -> Strategy:
         """How these processes train, by their layout."""
-        return make_strategy(layout, self.group, device)
+        return make_strategy(
+            layout, self.group, device, announce=lambda error: announce(error, self.launch, self.store)
+        )
 
 
 @contextlib.contextmanager
@@ -71,15 +75,28 @@ def joined(launch: Launch, *, timeout: timedelta = TIMEOUT) -> Iterator[World]:
     dist.destroy_process_group()
 
 
-def make_strategy(layout: Layout, group: dist.ProcessGroup, device: torch.device) -> Strategy:
-    """The strategy of a layout: DDP where each process holds the whole model, FSDP where it is cut."""
+def make_strategy(
+    layout: Layout,
+    group: dist.ProcessGroup,
+    device: torch.device,
+    *,
+    announce: Announce | None = None,
+) -> Strategy:
+    """The strategy of a layout: DDP where each process holds the whole model, FSDP where it is cut.
+
+    Args:
+        group: the processes; for FSDP all that there are, since torch lays its meshes over all.
+        announce: as for `DataParallel`.
+    """
     if layout.n_processes == 1:
         return SingleProcess(device)
     if layout.dp_shard == 1:
-        return Replicated(layout, group, device)
+        return Replicated(layout, group, device, announce=announce)
+    assert group is dist.group.WORLD, "a mesh spans all processes"
     shape = (layout.dp_shard,) if layout.dp_replicate == 1 else (layout.dp_replicate, layout.dp_shard)
     names = ("dp_replicate", "dp_shard")[-len(shape) :]
-    return Sharded(layout, group, device, mesh=init_device_mesh(device.type, shape, mesh_dim_names=names))
+    mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
+    return Sharded(layout, group, device, mesh=mesh, announce=announce)
 
 
 def device_of(launch: Launch, asked: str | None) -> torch.device:

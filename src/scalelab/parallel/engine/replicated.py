@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from scalelab.parallel.engine.data_parallel import DataParallel, SummedLoss
+from scalelab.parallel.engine.data_parallel import Announce, DataParallel, SummedLoss
 from scalelab.parallel.engine.layout import Layout
 from scalelab.train.state import load_model_tensors, load_optimizer_tensors, model_tensors, optimizer_tensors
 
@@ -28,9 +28,16 @@ class Replicated(DataParallel):
     The placed model is the module itself, with its own names: DDP wraps it from outside.
     """
 
-    def __init__(self, layout: Layout, group: dist.ProcessGroup, device: torch.device) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        group: dist.ProcessGroup,
+        device: torch.device,
+        *,
+        announce: Announce | None = None,
+    ) -> None:
         assert layout.dp_shard == 1, "Sharded takes layouts that shard"
-        super().__init__(layout, group, device)
+        super().__init__(layout, group, device, announce=announce)
 
     def place(self, model: nn.Module) -> nn.Module:
         model = model.to(self.device)

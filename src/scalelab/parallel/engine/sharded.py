@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from scalelab.core.errors import TrainingError
-from scalelab.parallel.engine.data_parallel import DataParallel, SummedLoss
+from scalelab.parallel.engine.data_parallel import Announce, DataParallel, SummedLoss
 from scalelab.parallel.engine.layout import Layout
 from scalelab.train.state import (
     load_model_tensors,
@@ -39,7 +39,7 @@ class Sharded(DataParallel):
     """`scalelab.train.Strategy` by torch's `fully_shard`.
 
     Args:
-        layout, group, device: as for `DataParallel`.
+        layout, group, device, announce: as for `DataParallel`.
         mesh: the layout's processes by axis: [dp_shard], or [dp_replicate, dp_shard] for hybrid sharding.
 
     Raises:
@@ -47,9 +47,15 @@ class Sharded(DataParallel):
     """
 
     def __init__(
-        self, layout: Layout, group: dist.ProcessGroup, device: torch.device, *, mesh: DeviceMesh
+        self,
+        layout: Layout,
+        group: dist.ProcessGroup,
+        device: torch.device,
+        *,
+        mesh: DeviceMesh,
+        announce: Announce | None = None,
     ) -> None:
-        super().__init__(layout, group, device)
+        super().__init__(layout, group, device, announce=announce)
         _check_torch()
         self._mesh = mesh
 
@@ -57,7 +63,7 @@ class Sharded(DataParallel):
         from torch.distributed.fsdp import fully_shard
 
         for tensor in model.state_dict().values():  # as DDP does: rank 0's model is the one that is trained
-            _broadcast(tensor, self._group, self.device)
+            _broadcast(tensor, self._group)
         engine: Any = SummedLoss(model)
         for block in _blocks(model):
             fully_shard(block, mesh=self._mesh)
@@ -70,8 +76,8 @@ class Sharded(DataParallel):
         return model
 
     def micro_batch(self, last: bool) -> AbstractContextManager[object]:
-        engine: Any = self._engine
-        engine.set_requires_gradient_sync(last)
+        # Every micro-batch's gradients are reduced: waiting for the last would keep them whole until then,
+        # and a model that must be cut has no room for that.
         return contextlib.nullcontext()
 
     def clip(self, model: nn.Module, max_norm: float) -> Tensor:
@@ -148,7 +154,7 @@ def _part_of(stored: Tensor, own: Tensor) -> Tensor:
     return distribute_tensor(whole, cut.device_mesh, cut.placements, src_data_rank=None)
 
 
-def _broadcast(tensor: Tensor, group: dist.ProcessGroup, device: torch.device) -> None:
+def _broadcast(tensor: Tensor, group: dist.ProcessGroup) -> None:
     """Rank 0's values, on every process."""
     values = tensor.detach()
     if values.is_contiguous():
