@@ -72,6 +72,8 @@ def _end(error: BaseException, launch: Launch, world: World) -> NoReturn:
     Nobody parts by a collective here: processes that failed may be at different ones.
     """
     _watch_the_clock()
+    if launch.rank == 0 and isinstance(error, KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another process heard first, and this one speaks
     ending = compare_endings(error, launch, world.store)
     if ending in (Ending.OWN, Ending.CONSEQUENCE):
         _leave(error, ending, launch)
