@@ -7,15 +7,12 @@ time tells on which page each entry of the contents stands.
 from __future__ import annotations
 
 import argparse
-import functools
-import http.server
 import io
 import logging
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import chromium
+from local_site import served
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "_build" / "pdf"
@@ -78,23 +76,6 @@ def build_page(folder: Path) -> Path:
         shutil.rmtree(folder / "_build" / ".doctrees", ignore_errors=True)
         raise PdfError("Sphinx could not put the book on a single page; the lines above say why")
     return folder / "_build" / "singlehtml"
-
-
-class _QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The folder's address on this machine, while the block runs: fonts are not loaded from files."""
-    handler = functools.partial(_QuietHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/"
-        finally:
-            server.shutdown()
 
 
 @contextmanager

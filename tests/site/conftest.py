@@ -17,7 +17,7 @@ SITE = ROOT / "_build" / "html"
 sys.path[:0] = [str(ROOT / "tools"), str(Path(__file__).parent)]
 
 import chromium  # noqa: E402  (a tool)
-from browser import served  # noqa: E402  (beside this file)
+from local_site import served  # noqa: E402  (another)
 
 
 @dataclass

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import SCHEMES, View, served, set_scheme, visit
+from browser import SCHEMES, View, set_scheme, visit
+from local_site import served
 
 pytestmark = pytest.mark.browser
 

@@ -11,7 +11,7 @@ import chromium
 import pdf
 import pytest
 import yaml
-from browser import served
+from local_site import served
 
 ROOT = Path(__file__).resolve().parents[2]
 TOC = {
