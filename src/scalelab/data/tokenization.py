@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -85,7 +86,7 @@ class Tokenizer(Protocol):
         ...
 
 
-class TableTokenizer:
+class TableTokenizer(ABC):
     """What all our tokenizers share: a table of the bytes that each id spells, `end_of_text` last."""
 
     name: str
@@ -113,8 +114,8 @@ class TableTokenizer:
     def encode(self, text: str) -> Ids:
         return self.encode_batch([text])[0]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
-        raise NotImplementedError
+    @abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[Ids]: ...
 
     def decode(self, ids: npt.ArrayLike) -> str:
         spelled = b"".join(map(self._spellings.__getitem__, self._checked(ids).ravel().tolist()))
