@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 from normalise import alt_texts, problems_of_outputs
 from notebooks import BADGES, ToolError, badges, code_cells, lab_name, tagged, tags
 
-from scalelab.core.config import is_number
+from scalelab.core.checks import is_number
 from scalelab.core.errors import LabError
 from scalelab.lab.checks import Exercise, exercises
 

@@ -15,7 +15,7 @@ from address import STUDENT_BRANCH, Address
 from nbformat import NotebookNode
 
 from scalelab.core.artifacts import write_atomic
-from scalelab.core.config import is_number
+from scalelab.core.checks import is_number
 from scalelab.core.units import format_seconds
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers as hf
 
+from scalelab.core.checks import check_count, check_fraction, check_positive, is_number
 from scalelab.core.config import (
     KINDS,
     DecoderConfig,
@@ -21,12 +22,8 @@ from scalelab.core.config import (
     RopeScaling,
     VisionConfig,
     build,
-    check_count,
-    check_fraction,
-    check_positive,
     config_from_dict,
     config_to_dict,
-    is_number,
 )
 from scalelab.core.errors import ConfigError
 from scalelab.core.presets import preset, preset_names

@@ -10,13 +10,7 @@ import torch
 import transformers as hf
 from torch import nn
 
-from scalelab.core.config import (
-    DecoderConfig,
-    EncoderConfig,
-    EncoderDecoderConfig,
-    ModelConfig,
-    VisionConfig,
-)
+from scalelab.core.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig, ModelConfig, VisionConfig
 from scalelab.core.errors import ConfigError
 from scalelab.core.presets import preset, preset_names
 from scalelab.cost import count_params, params

@@ -24,7 +24,8 @@ from scalelab.cli.settings import (
     read_settings,
 )
 from scalelab.cli.tables import table
-from scalelab.core.config import DecoderConfig, ModelConfig, check_positive_int, config_to_dict
+from scalelab.core.checks import check_positive_int
+from scalelab.core.config import DecoderConfig, ModelConfig, config_to_dict
 from scalelab.core.errors import ConfigError
 from scalelab.core.presets import preset, preset_names
 from scalelab.core.units import format_bytes, format_count, format_seconds

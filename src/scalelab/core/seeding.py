@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from scalelab.core.config import check_count
+from scalelab.core.checks import check_count
 from scalelab.core.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from scalelab.core.config import DecoderConfig, ModelConfig, check_choice, check_positive_int
+from scalelab.core.checks import check_choice, check_positive_int
+from scalelab.core.config import DecoderConfig, ModelConfig
 from scalelab.cost.operations import as_decoder, check_batch
 from scalelab.cost.parameters import matrix_weights, params
 

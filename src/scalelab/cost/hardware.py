@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from scalelab.core.config import check_choice
+from scalelab.core.checks import check_choice
 from scalelab.core.errors import ConfigError
 
 NumberFormat = Literal["fp32", "tf32", "fp16", "bf16", "fp8"]

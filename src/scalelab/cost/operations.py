@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scalelab.core.config import DecoderConfig, ModelConfig, check_bool, check_positive, check_positive_int
+from scalelab.core.checks import check_bool, check_positive, check_positive_int
+from scalelab.core.config import DecoderConfig, ModelConfig
 from scalelab.core.errors import ConfigError
 from scalelab.cost.parameters import as_config
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scalelab.core.config import check_count, check_positive_int
+from scalelab.core.checks import check_count, check_positive_int
 from scalelab.core.errors import DataError
 from scalelab.data.cache import fingerprint
 

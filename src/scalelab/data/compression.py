@@ -10,7 +10,7 @@ import gzip
 import lzma
 from collections.abc import Callable, Iterable, Mapping
 
-from scalelab.core.config import check_choice
+from scalelab.core.checks import check_choice
 from scalelab.core.errors import DataError
 from scalelab.data.documents import Document
 

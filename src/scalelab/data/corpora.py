@@ -7,7 +7,7 @@ import itertools
 import re
 from pathlib import Path
 
-from scalelab.core.config import check_count, check_positive_int
+from scalelab.core.checks import check_count, check_positive_int
 from scalelab.core.errors import DataError, DataFileError
 from scalelab.data import datasets
 from scalelab.data.cache import CacheChoice

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from scalelab.core.config import check_positive_int
+from scalelab.core.checks import check_positive_int
 from scalelab.core.errors import DataError
 from scalelab.core.units import format_count
 from scalelab.data.cache import fingerprint

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from scalelab.core.config import check_count, check_positive_int
+from scalelab.core.checks import check_count, check_positive_int
 from scalelab.core.errors import DataError
 from scalelab.data.cache import CacheChoice, fingerprint, read_entry, resolve_cache, write_entry
 from scalelab.data.documents import Corpus, Document

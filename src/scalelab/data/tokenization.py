@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalelab.core.artifacts import write_atomic
-from scalelab.core.config import check_positive_int
+from scalelab.core.checks import check_positive_int
 from scalelab.core.errors import ConfigError, DataError, DataFileError
 from scalelab.data.cache import CacheChoice, fingerprint, read_entry, resolve_cache, write_entry
 from scalelab.data.documents import Corpus

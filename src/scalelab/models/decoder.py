@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scalelab.core.config import DecoderConfig, check_count
+from scalelab.core.checks import check_count
+from scalelab.core.config import DecoderConfig
 from scalelab.core.errors import ConfigError, DataError
 from scalelab.models.attention import Attention
 from scalelab.models.feed_forward import make_feed_forward

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scalelab.core.config import check_count, check_positive_int, is_number
+from scalelab.core.checks import check_count, check_positive_int, is_number
 from scalelab.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

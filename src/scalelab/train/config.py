@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from scalelab.core.config import (
-    build,
+from scalelab.core.checks import (
     check_bool,
     check_choice,
     check_count,
@@ -22,6 +21,7 @@ from scalelab.core.config import (
     check_positive_int,
     is_number,
 )
+from scalelab.core.config import build
 from scalelab.core.errors import ConfigError
 
 ScheduleName = Literal["constant", "cosine", "linear", "wsd"]

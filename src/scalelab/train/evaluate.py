@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scalelab.core.config import check_positive_int
+from scalelab.core.checks import check_positive_int
 from scalelab.core.errors import DataError
 from scalelab.core.units import bits_per_byte
 from scalelab.data import TokenData, held_out_windows

@@ -6,7 +6,8 @@ import math
 
 from torch import nn
 
-from scalelab.core.config import DecoderConfig, ModelConfig, check_positive_int
+from scalelab.core.checks import check_positive_int
+from scalelab.core.config import DecoderConfig, ModelConfig
 from scalelab.core.errors import ConfigError, DataError, TrainingError
 from scalelab.core.seeding import derive_seed
 from scalelab.data import TokenData

@@ -16,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from scalelab.core.config import check_count, check_positive, check_positive_int, is_number
+from scalelab.core.checks import check_count, check_positive, check_positive_int, is_number
 from scalelab.core.errors import ConfigError
 from scalelab.train.config import TrainConfig
 

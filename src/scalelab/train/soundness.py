@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scalelab.core.config import is_number
+from scalelab.core.checks import is_number
 from scalelab.core.errors import CheckpointError
 
 if TYPE_CHECKING:

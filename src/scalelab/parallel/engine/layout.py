@@ -14,7 +14,7 @@ import difflib
 import math
 from dataclasses import dataclass, fields
 
-from scalelab.core.config import check_positive_int
+from scalelab.core.checks import check_positive_int
 from scalelab.core.errors import ConfigError
 
 SHORTHANDS = {"ddp": "dp_replicate", "fsdp": "dp_shard"}
