@@ -51,7 +51,7 @@ MODEL_CASES: dict[str, tuple[dict[str, Any], str]] = {
     "norm that is no text": ({"norm": 1}, "norm"),
     "norm_eps of zero": ({"norm_eps": 0.0}, "norm_eps"),
     "norm_eps that is nan": ({"norm_eps": math.nan}, "nan"),
-    "unknown positions": ({"positions": "alibi"}, "alibi"),
+    "unknown positions": ({"positions": "xpos"}, "xpos"),
     "unknown feed-forward": ({"feed_forward": "silu"}, "silu"),
     "bias given as text": ({"attention_bias": "yes"}, "'yes'"),
     "bias given as a number": ({"feed_forward_bias": 1}, "feed_forward_bias"),

@@ -67,7 +67,7 @@ def test_a_later_token_never_changes_an_earlier_logit(name: str) -> None:
 
 
 def test_the_causality_helper_catches_attention_that_sees_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unmasked(q, k, v, dropout=0.0):  # type: ignore[no-untyped-def]
+    def unmasked(q, k, v, **settings):  # type: ignore[no-untyped-def]
         return F.scaled_dot_product_attention(q, k, v)
 
     monkeypatch.setattr(attention, "attend", unmasked)
@@ -123,7 +123,7 @@ def test_bf16_products_on_the_cpu_are_the_fused_kernels_attention(kv_heads: int)
     exact = [torch.empty(s).normal_(generator=generator).bfloat16().float().requires_grad_() for s in shapes]
     rough = [x.detach().bfloat16().requires_grad_() for x in exact]
     want = F.scaled_dot_product_attention(*exact, is_causal=True, enable_gqa=kv_heads != 4)
-    got = attention.attend(*rough)
+    got = attention.attend(*rough, causal=True)
     assert got.grad_fn is not None
     assert "ScaledDotProduct" not in type(got.grad_fn).__name__  # the other way was taken
     weights = torch.empty(want.shape).normal_(generator=generator)

@@ -56,7 +56,7 @@ def test_sinusoidal_positions_follow_the_papers_formula(width: int) -> None:
 def test_rope_turns_pairs_as_complex_numbers_turn() -> None:
     """Su et al., eq. 12: the pair as a complex number, times exp(i t theta_j)."""
     x = normal(2, 9, 3, 16)
-    cos, sin = rope_tables(ROPE, 9)
+    cos, sin = rope_tables(ROPE, torch.arange(9))
     theta = 10_000.0 ** (-torch.arange(0, 16, 2).double() / 16)
     turn = torch.polar(torch.ones(9, 8).double(), torch.outer(torch.arange(9).double(), theta))
     turned = torch.complex(x[..., :8].double(), x[..., 8:].double()) * turn[:, None]
@@ -66,7 +66,7 @@ def test_rope_turns_pairs_as_complex_numbers_turn() -> None:
 
 def test_rotated_products_depend_on_distance_alone() -> None:
     q, k = normal(16), normal(16, seed=1)
-    cos, sin = rope_tables(ROPE, 40)
+    cos, sin = rope_tables(ROPE, torch.arange(40))
     turned_q = rotate(q.expand(1, 40, 1, 16), cos, sin)[0, :, 0]
     turned_k = rotate(k.expand(1, 40, 1, 16), cos, sin)[0, :, 0]
     products = turned_q @ turned_k.T  # [T, T]
@@ -80,7 +80,7 @@ def test_rotated_products_depend_on_distance_alone() -> None:
 def test_rope_equals_transformers_with_a_part_of_each_head(fraction: float) -> None:
     neox = pytest.importorskip("transformers.models.gpt_neox.modeling_gpt_neox")
     config = dataclasses.replace(ROPE, rope_fraction=fraction, rope_theta=500.0)
-    cos, sin = rope_tables(config, 9)
+    cos, sin = rope_tables(config, torch.arange(9))
     q, k = normal(2, 9, 4, 16), normal(2, 9, 4, 16, seed=1)
     both = [torch.cat((table, table), dim=-1)[None] for table in (cos, sin)]
     want_q, want_k = neox.apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), *both)

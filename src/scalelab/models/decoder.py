@@ -1,9 +1,9 @@
 """A decoder: a stack of blocks that read a text's tokens and say, at each, how likely every next one is.
 
 One class is GPT-2, Llama, GPT-NeoX and SmolLM3, by the parts its config plugs in: see norms.py,
-positions.py, attention.py and feed_forward.py. Read this file from top to bottom.
+positions.py, attention.py, feed_forward.py and block.py. Read this file from top to bottom.
 Source: Radford et al. 2019 (GPT-2); Touvron et al. 2023, arXiv:2302.13971 (Llama).
-Taught in book/transformers/training.md.
+Taught in book/transformers/block.md.
 """
 
 from __future__ import annotations
@@ -15,42 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scalelab.core.checks import check_count
 from scalelab.core.config import DecoderConfig
-from scalelab.core.errors import ConfigError, DataError
-from scalelab.models.attention import Attention
-from scalelab.models.feed_forward import make_feed_forward
-from scalelab.models.initialisation import initialise
+from scalelab.core.errors import ConfigError
+from scalelab.models.attention import Sight
+from scalelab.models.block import Block, final_norm
+from scalelab.models.building import check_tokens, look_up, materialise
+from scalelab.models.cache import Cache
 from scalelab.models.loss import IGNORE_INDEX, Reduction, loss_nats
-from scalelab.models.norms import make_norm
-from scalelab.models.positions import rope_tables, sinusoidal_positions
+from scalelab.models.masks import as_numbers, check_padding, token_positions, visible
+from scalelab.models.positions import alibi_bias, rope_tables, sinusoidal_positions
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
-
-    from scalelab.models.attention import Rotation
-
-
-class Block(nn.Module):
-    """Attention, then feed-forward; each reads a normed copy of the stream and adds to it."""
-
-    def __init__(self, config: DecoderConfig, layer: int) -> None:
-        super().__init__()
-        self.uses_rope = config.uses_rope(layer)
-        self.parallel = config.parallel_residual
-        self.attention_norm = make_norm(config)
-        self.attention = Attention(config)
-        self.feed_forward_norm = make_norm(config)
-        self.feed_forward = make_feed_forward(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Float[Tensor, "B T D"], rotation: Rotation | None) -> Float[Tensor, "B T D"]:
-        attended = self.attention(self.attention_norm(x), rotation if self.uses_rope else None)
-        if self.parallel:  # both read the same x, so a machine may do them at once
-            return x + self.dropout(attended) + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
-        x = x + self.dropout(attended)
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
@@ -83,35 +60,71 @@ class Decoder(nn.Module):
             if config.positions == "learned":
                 self.position_embedding = nn.Embedding(config.seq_len, config.d_model)
             self.dropout = nn.Dropout(config.dropout)
-            self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
-            self.final_norm = make_norm(config)
+            self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+            self.final_norm = final_norm(config)
             if not config.tie_embeddings:
                 self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        device = torch.device("cpu" if device is None else device)
-        if device.type != "meta":
-            self.to_empty(device=device)
-            initialise(self, config.n_layers, _seeded(seed))
+        is_post = config.norm_position == "post"
+        materialise(self, n_additions=1 if is_post else 2 * config.n_layers, seed=seed, device=device)
 
-    def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+    def forward(
+        self, tokens: Int[Tensor, "B T"], *, padding: Bool[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T V"]:
         """Unnormalised log-probabilities of each next token.
+
+        Args:
+            padding: True for tokens, False for filling, which no token sees; None: all are tokens.
 
         Raises:
             DataError: tokens of another type or rank, none or more than `seq_len` of them, or (on the
-                CPU) outside the vocabulary.
+                CPU) outside the vocabulary; padding of another type or shape.
         """
-        return self.logits(self.hidden(tokens))
+        return self.logits(self.hidden(tokens, padding=padding))
 
-    def hidden(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """The stream after the last block and norm: what the head reads."""
-        self._check(tokens)
-        time = tokens.shape[1]
-        x = self._embed(tokens)  # [B, T, D]
-        rotation = None
+    def hidden(
+        self,
+        tokens: Int[Tensor, "B T"],
+        *,
+        padding: Bool[Tensor, "B S"] | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """The stream after the last block and norm: what the head reads.
+
+        Args:
+            tokens: all of them, or with a cache the new ones.
+            padding: True for tokens, False for filling; with a cache, of kept and new ones together.
+            cache: keys and values of the tokens before these; those of the new ones are added to it.
+        """
+        n_kept = 0 if cache is None else cache.length
+        check_tokens(tokens, self.config.seq_len - n_kept, self.config.seq_len)
+        check_padding(padding, tokens.shape[0], n_kept + tokens.shape[1])
+        positions = token_positions(tokens.shape[1], n_kept, padding, tokens.device)
+        x = self._embed(tokens, positions, n_kept)  # [B, T, D]
+        plain = self._sight(positions, n_kept, padding)
+        turned = plain
         if self.config.positions == "rope":
-            rotation = rope_tables(self.config, time, tokens.device)
-        for block in self.blocks:
-            x = block(x, rotation)
+            turned = Sight(plain.causal, plain.mask, rope_tables(self.config, positions))
+        for layer, block in enumerate(self.blocks):
+            sight = turned if self.config.uses_rope(layer) else plain
+            x = block(x, sight) if cache is None else block(x, sight, cache.layers[layer])
         return self.final_norm(x)  # type: ignore[no-any-return]
+
+    def make_cache(self, batch_size: int, max_tokens: int) -> Cache:
+        """Room for the keys and values of so many rows and tokens.
+
+        Raises:
+            ConfigError: a size that is not a positive whole number.
+        """
+        weight = self.token_embedding.weight
+        return Cache(
+            n_layers=self.config.n_layers,
+            n_kv_heads=self.config.kv_heads,
+            d_head=self.config.head_width,
+            batch_size=batch_size,
+            max_tokens=max_tokens,
+            dtype=weight.dtype,
+            device=weight.device,
+        )
 
     def logits(self, hidden: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch V"]:
         """The head: how well each token of the vocabulary fits."""
@@ -132,44 +145,33 @@ class Decoder(nn.Module):
         """The matrix of the head; with tied embeddings, the input table itself."""
         return self.token_embedding.weight if self.config.tie_embeddings else self.head.weight
 
-    def _embed(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        try:
-            x = self.token_embedding(tokens)  # [B, T, D]
-        except IndexError:
-            # The CPU's look-up checks every id anyway, so asking afterwards costs a good step nothing.
-            # An accelerator could only be asked by waiting for it: there the data must be right.
-            raise DataError(
-                f"token ids must lie in [0, {self.config.vocab_size}), the model's vocabulary; "
-                f"these reach from {int(tokens.min())} to {int(tokens.max())}"
-            ) from None
-        time = tokens.shape[1]
+    def _embed(
+        self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"], n_kept: int
+    ) -> Float[Tensor, "B T D"]:
+        x = look_up(self.token_embedding, tokens)  # [B, T, D]
         if self.config.positions == "learned":
-            x = x + self.position_embedding.weight[:time]
+            table = self.position_embedding.weight
+            # Where all rows agree, places are side by side: a part of the table, and nothing to look up.
+            agree = positions.ndim == 1
+            x = x + (table[n_kept : n_kept + tokens.shape[1]] if agree else table[positions])
         elif self.config.positions == "sinusoidal":
             # The waves have size 1 and the table 0.02: the paper's √D (section 3.4) keeps words audible.
-            waves = sinusoidal_positions(time, self.config.d_model, tokens.device)
-            x = x * math.sqrt(self.config.d_model) + waves.to(x.dtype)
+            waves = sinusoidal_positions(int(self.config.seq_len), self.config.d_model, tokens.device)
+            x = x * math.sqrt(self.config.d_model) + waves[positions].to(x.dtype)
         return self.dropout(x)  # type: ignore[no-any-return]
 
-    def _check(self, tokens: Int[Tensor, "B T"]) -> None:
-        if not isinstance(tokens, torch.Tensor) or tokens.dtype not in (torch.int64, torch.int32):
-            found = tokens.dtype if isinstance(tokens, torch.Tensor) else type(tokens).__name__
-            raise DataError(f"tokens must be a tensor of int64 or int32, got {found}")
-        if tokens.ndim != 2 or tokens.numel() == 0:
-            raise DataError(
-                f"tokens must have the shape [batch, time], neither of them 0, got {tuple(tokens.shape)}"
-            )
-        if tokens.shape[1] > self.config.seq_len:
-            raise DataError(
-                f"{tokens.shape[1]} tokens are more than the model's seq_len={self.config.seq_len}: "
-                "cut them, or build a model with a longer seq_len"
-            )
-
-
-def _seeded(seed: int | None) -> torch.Generator:
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-        return generator
-    check_count("seed", seed)
-    return generator.manual_seed(seed)
+    def _sight(
+        self, positions: Int[Tensor, "*B T"], n_kept: int, padding: Bool[Tensor, "B S"] | None
+    ) -> Sight:
+        """What each new token may see; a mask is built only where "what came before" does not say it all."""
+        n_new = positions.shape[-1]
+        n_keys, device = n_kept + n_new, positions.device
+        if self.config.positions != "alibi":
+            if padding is None and n_kept == 0:
+                return Sight(causal=True)
+            if padding is None and n_new == 1:
+                return Sight(causal=False)  # the newest token sees all
+            return Sight(False, visible(n_new, n_keys, causal=True, padding=padding, device=device))
+        seen = visible(n_new, n_keys, causal=True, padding=padding, device=device)
+        keys = token_positions(n_keys, 0, padding, device)
+        return Sight(False, as_numbers(seen, alibi_bias(self.config.n_heads, positions, keys)))

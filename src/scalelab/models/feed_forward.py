@@ -3,7 +3,7 @@
 Two thirds of a block's weights sit here. SwiGLU multiplies two widened copies, one of them through a
 smooth gate; with three matrices instead of two its F is usually cut to 8/3 D.
 Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.3; Hendrycks & Gimpel 2016, arXiv:1606.08415
-(GELU); Shazeer 2020, arXiv:2002.05202, eq. 6 (SwiGLU). Taught in book/transformers/training.md.
+(GELU); Shazeer 2020, arXiv:2002.05202, eq. 6 (SwiGLU). Taught in book/transformers/block.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import nn
 
-from scalelab.core.config import DecoderConfig
+from scalelab.models.parts import Parts
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 class FeedForward(nn.Module):
     """W_down · act(W_up · x), with biases where the config says so."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, parts: Parts) -> None:
         super().__init__()
-        self.activation = config.feed_forward
-        self.up = nn.Linear(config.d_model, config.ff_width, bias=config.feed_forward_bias)
-        self.down = nn.Linear(config.ff_width, config.d_model, bias=config.feed_forward_bias)
+        self.activation = parts.feed_forward
+        self.up = nn.Linear(parts.d_model, parts.ff_width, bias=parts.feed_forward_bias)
+        self.down = nn.Linear(parts.ff_width, parts.d_model, bias=parts.feed_forward_bias)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         wide = self.up(x)  # [B, T, F]
@@ -41,16 +41,16 @@ class FeedForward(nn.Module):
 class SwiGLU(nn.Module):
     """W_down · (silu(W_gate · x) ⊙ W_up · x), where silu(z) = z · sigmoid(z)."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, parts: Parts) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.d_model, config.ff_width, bias=config.feed_forward_bias)
-        self.up = nn.Linear(config.d_model, config.ff_width, bias=config.feed_forward_bias)
-        self.down = nn.Linear(config.ff_width, config.d_model, bias=config.feed_forward_bias)
+        self.gate = nn.Linear(parts.d_model, parts.ff_width, bias=parts.feed_forward_bias)
+        self.up = nn.Linear(parts.d_model, parts.ff_width, bias=parts.feed_forward_bias)
+        self.down = nn.Linear(parts.ff_width, parts.d_model, bias=parts.feed_forward_bias)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.down(F.silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
 
 
-def make_feed_forward(config: DecoderConfig) -> nn.Module:
+def make_feed_forward(parts: Parts) -> nn.Module:
     """The feed-forward part that the config names."""
-    return SwiGLU(config) if config.feed_forward == "swiglu" else FeedForward(config)
+    return SwiGLU(parts) if parts.feed_forward == "swiglu" else FeedForward(parts)

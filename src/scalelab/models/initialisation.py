@@ -1,8 +1,8 @@
 """Where training starts: small normal weights, smaller still where layers add into the residual stream.
 
-2L sub-layers add to one stream. With their outgoing weights scaled by 1/√(2L), the stream's variance at
-the end does not grow with depth, and the first loss is close to ln V.
-Source: Radford et al. 2019 (GPT-2), section 2.3. Taught in book/transformers/training.md.
+2L sub-layers of a decoder add to one stream. With their outgoing weights scaled by 1/√(2L), the stream's
+variance at the end does not grow with depth, and the first loss is close to ln V.
+Source: Radford et al. 2019 (GPT-2), section 2.3. Taught in book/transformers/block.md.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ RESIDUAL_PROJECTIONS = ("attention.out.weight", "feed_forward.down.weight")
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, n_layers: int, generator: torch.Generator) -> None:
+def initialise(model: nn.Module, n_additions: int, generator: torch.Generator) -> None:
     """Fill every parameter in place: matrices and tables normal, biases zero, norms one.
 
     Args:
         model: its parameters are visited in the order of `named_parameters`.
-        n_layers: L.
+        n_additions: how many sub-layers add to the stream, whose outgoing weights are scaled down by its
+            root; 1 where each sum is normed at once (post-norm), as in BERT.
         generator: a CPU generator; drawing there gives the same weights on every device.
     """
     for name, parameter in model.named_parameters():
@@ -31,5 +32,5 @@ def initialise(model: nn.Module, n_layers: int, generator: torch.Generator) -> N
         elif parameter.ndim == 1:  # a norm's weight
             parameter.fill_(1.0)
         else:
-            std = STD / math.sqrt(2 * n_layers) if name.endswith(RESIDUAL_PROJECTIONS) else STD
+            std = STD / math.sqrt(n_additions) if name.endswith(RESIDUAL_PROJECTIONS) else STD
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))

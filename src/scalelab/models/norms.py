@@ -3,7 +3,7 @@
 LayerNorm subtracts the mean and divides by the standard deviation; RMSNorm only divides by the root
 mean square, which is cheaper and works as well.
 Source: Ba et al. 2016, arXiv:1607.06450; Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4.
-Taught in book/transformers/training.md.
+Taught in book/transformers/block.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from scalelab.core.config import DecoderConfig
+from scalelab.models.parts import Parts
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -40,8 +40,8 @@ class RMSNorm(nn.Module):
         return self.weight * (wide * scale).to(x.dtype)
 
 
-def make_norm(config: DecoderConfig) -> nn.Module:
+def make_norm(parts: Parts) -> nn.Module:
     """The normalisation that the config names, over D."""
-    if config.norm == "rmsnorm":
-        return RMSNorm(config.d_model, config.norm_eps)
-    return nn.LayerNorm(config.d_model, config.norm_eps, bias=config.norm_bias)
+    if parts.norm == "rmsnorm":
+        return RMSNorm(parts.d_model, parts.norm_eps)
+    return nn.LayerNorm(parts.d_model, parts.norm_eps, bias=parts.norm_bias)

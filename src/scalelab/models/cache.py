@@ -1,0 +1,114 @@
+"""The KV cache: keys and values of tokens read so far, so that each new token costs one token's work.
+
+It holds 2 · L · KV · K numbers for each token of each row. Room is made once for the longest length, since
+growing by concatenation would copy everything for every token.
+Source: Pope et al. 2022, arXiv:2211.05102, section 2. Taught in book/transformers/inference.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from scalelab.core.checks import check_positive_int
+from scalelab.core.errors import DataError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+class LayerCache:
+    """Keys and values of one layer.
+
+    Attributes:
+        length: tokens kept so far.
+    """
+
+    def __init__(self, keys: Float[Tensor, "B KV M K"], values: Float[Tensor, "B KV M K"]) -> None:
+        self._keys = keys
+        self._values = values
+        self.length = 0
+
+    def append(
+        self, k: Float[Tensor, "B KV T K"], v: Float[Tensor, "B KV T K"]
+    ) -> tuple[Float[Tensor, "B KV S K"], Float[Tensor, "B KV S K"]]:
+        """Keep those of new tokens; all of them, old and new.
+
+        Raises:
+            DataError: there is no room left, or another number of rows.
+        """
+        end = self.length + k.shape[2]
+        if end > self._keys.shape[2] or k.shape[0] != self._keys.shape[0]:
+            raise DataError(
+                f"the cache has room for {self._keys.shape[0]} rows of {self._keys.shape[2]} tokens; "
+                f"asked to keep {k.shape[0]} rows of {end}: make a larger one"
+            )
+        self._keys[:, :, self.length : end] = k
+        self._values[:, :, self.length : end] = v
+        self.length = end
+        return self._keys[:, :, :end], self._values[:, :, :end]
+
+    def select(self, rows: Int[Tensor, " N"]) -> None:
+        """Keep these rows, in this order; a row may be taken more than once."""
+        self._keys, self._values = self._keys[rows], self._values[rows]
+
+
+class Cache:
+    """Keys and values of all layers.
+
+    Args:
+        n_layers, n_kv_heads, d_head: L, KV, K.
+        batch_size: rows. max_tokens: M, the longest length there will be.
+        dtype, device: of the model's keys.
+
+    Raises:
+        ConfigError: a size that is not a positive whole number.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_layers: int,
+        n_kv_heads: int,
+        d_head: int,
+        batch_size: int,
+        max_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        check_positive_int("batch_size", batch_size)
+        check_positive_int("max_tokens", max_tokens)
+        shape = (batch_size, n_kv_heads, max_tokens, d_head)
+        self.max_tokens = max_tokens
+        self.layers = tuple(
+            LayerCache(*(torch.empty(shape, dtype=dtype, device=device) for _ in range(2)))
+            for _ in range(n_layers)
+        )
+
+    @property
+    def length(self) -> int:
+        """Tokens kept so far."""
+        return self.layers[0].length
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the room that was made."""
+        return sum(2 * layer._keys.numel() * layer._keys.element_size() for layer in self.layers)
+
+    def crop(self, length: int) -> None:
+        """Forget all tokens from `length` on.
+
+        Raises:
+            DataError: there are not so many.
+        """
+        if not 0 <= length <= self.length:
+            raise DataError(f"cannot go back to {length} tokens: {self.length} are kept")
+        for layer in self.layers:
+            layer.length = length
+
+    def select(self, rows: Int[Tensor, " N"]) -> None:
+        """Keep these rows, in this order; a row may be taken more than once."""
+        for layer in self.layers:
+            layer.select(rows)

@@ -1,0 +1,76 @@
+"""Looking inside: the attention weights of every layer and head, and the stream after every block.
+
+Taught in book/transformers/attention.md and book/transformers/block.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from scalelab.models.attention import Attention, Sight, attention_weights
+from scalelab.models.block import Block
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from scalelab.models.decoder import Decoder
+    from scalelab.models.encoder import Encoder
+
+
+@torch.no_grad()
+def attention_maps(model: Decoder | Encoder, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "L B H T T"]:
+    """How much each token (next to last index) looks at each other one (last index), by layer and head.
+
+    Each row sums to one. Dropout is off while this runs.
+    """
+    maps: list[Tensor] = []
+
+    def look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        assert isinstance(layer, Attention)
+        x, sight = inputs[0], inputs[1]
+        assert isinstance(sight, Sight)
+        q, k, _ = layer.project(x, sight.rotation)
+        maps.append(attention_weights(q, k, causal=sight.causal, mask=sight.mask, scale=layer.scale))
+
+    hooks = [m.register_forward_pre_hook(look) for m in model.modules() if isinstance(m, Attention)]
+    with _looking(model, hooks):
+        model.hidden(tokens)
+    return torch.stack(maps)
+
+
+@torch.no_grad()
+def residual_stream(model: Decoder | Encoder, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "L+1 B T D"]:
+    """The stream as it enters the first block, and after each block, before the last norm."""
+    stream: list[Tensor] = []
+
+    def enter(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if not stream:
+            stream.append(inputs[0].clone())
+
+    def leave(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+        stream.append(output.clone())
+
+    blocks = [m for m in model.modules() if isinstance(m, Block)]
+    hooks = [blocks[0].register_forward_pre_hook(enter), *(b.register_forward_hook(leave) for b in blocks)]
+    with _looking(model, hooks):
+        model.hidden(tokens)
+    return torch.stack(stream)
+
+
+@contextlib.contextmanager
+def _looking(model: nn.Module, hooks: list[Any]) -> Iterator[None]:
+    """Evaluation mode while hooks are on; both as before afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)
