@@ -52,7 +52,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "utilisation above one": (["cost", "gpt2", "--device", "t4", "--mfu", "40"], "40"),
     "utilisation of zero": (["cost", "gpt2", "--device", "t4", "--mfu", "0"], "--mfu"),
     "utilisation in per cent": (["cost", "gpt2", "--device", "t4", "--mfu", "40%"], "'40%'"),
-    "time of a model that is no decoder": (["cost", "bert-base-cased", "--tokens", "1e9"], "bert-base-cased"),
+    "time of a model that reads no tokens": (["cost", "vit-b-16", "--tokens", "1e9"], "vit-b-16"),
     "settings file that is missing": (["cost", "--config", "{tmp}/gone.toml"], "gone.toml"),
     "settings file that is no TOML": (["cost", "--config", "{tmp}/texts/a.txt"], "a.txt"),
     "settings file that is a folder": (["cost", "--config", "{tmp}/texts"], "texts"),

@@ -55,6 +55,57 @@ def test_gpt2_flops_are_the_sum_of_its_matrix_products(cost: Any) -> None:
     assert found["training_per_token"] == 3 * forward / tokens
 
 
+def test_bert_and_t5_cost_what_their_matrix_products_and_adamw_need(cost: Any) -> None:
+    bert = cost("bert-base-uncased --batch-size 4 --seq-len 128")
+    d, n_layers, length, rows = 768, 12, 128, 4
+    forward = 2 * rows * (length * n_layers * (12 * d * d + 2 * d * length) + d * d)  # and the pooler
+    assert bert["flops"]["training_per_step"] == 3 * forward
+    held = bert["memory_bytes"]
+    assert held["weights"] + held["gradients"] + held["optimizer"] == 16 * 109_482_240
+    assert held["activations"] > 0
+    t5 = cost("t5-small --batch-size 2 --seq-len 64 --target-len 10")
+    d, inner, d_ff, read, written = 512, 512, 2048, 64, 10
+    maps = read * (4 * d * inner + 2 * d * d_ff) + written * (4 * d * inner + 2 * d * d_ff)
+    across = 2 * written * d * inner + 2 * read * d * inner
+    scores = 2 * inner * (read**2 + written**2 + read * written)
+    forward = 2 * 2 * (6 * (maps + across + scores) + written * d * 32_128)
+    assert t5["flops"]["training_per_step"] == 3 * forward
+    assert t5["memory_bytes"]["optimizer"] == 8 * t5["params"]["total"]
+
+
+def test_an_encoder_decoder_has_a_6nd_where_both_sides_read_as_much(cost: Any) -> None:
+    equal, short = cost("t5-small --seq-len 512"), cost("t5-small --seq-len 512 --target-len 114 --tokens 1M")
+    assert equal["step"]["target_len"] == 512
+    assert equal["flops"]["six_n_per_token"] == 6 * equal["params"]["matmul"]
+    assert short["flops"]["six_nd_per_step"] is None
+    assert short["run"]["flops_6nd"] is None
+    assert short["run"]["flops"] == pytest.approx(1e6 * short["flops"]["training_per_token"])
+
+
+def test_tables_of_an_encoder_decoder_name_both_lengths(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cost", "t5-small", "--seq-len=512", "--target-len=114", "--tokens=1e9"]) == 0
+    out = capsys.readouterr().out
+    assert "per step of 8 × 512 and 114 tokens" in out
+    assert "6ND needs one D" in out
+    assert "by 6ND" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("gpt2 --target-len 9", "target_len=9 is for encoder–decoders"),
+        ("bert-base-uncased --seq-len 513", "seq_len=513 exceeds the model's context of 512"),
+        ("vit-b-16 --tokens 1M", "vit-b-16 reads no tokens"),
+        ("vit-b-16 --target-len 9", "vit-b-16 reads no tokens"),
+    ],
+)
+def test_what_a_kind_cannot_do_is_refused_by_name(
+    words: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cost", *words.split()]) != 0
+    assert says in capsys.readouterr().err
+
+
 def test_memory_of_weights_gradients_and_adamw_is_sixteen_bytes_a_parameter(cost: Any) -> None:
     found = cost("gpt2 --precision fp32")["memory_bytes"]
     assert found["weights"] + found["gradients"] + found["optimizer"] == 16 * 124_439_808

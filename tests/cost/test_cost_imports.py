@@ -12,8 +12,11 @@ from scalelab.cost import *
 from scalelab.core.presets import preset_names
 for name in preset_names():
     params(name)
-flops("gpt2", batch_size=1, seq_len=8, training=True)
-memory("gpt2", batch_size=1, seq_len=8)
+for name in ("gpt2", "bert-base-uncased", "t5-small"):
+    flops(name, batch_size=1, seq_len=8, training=True)
+    memory(name, batch_size=1, seq_len=8)
+prefill_pass("gpt2", batch_size=1, seq_len=8)
+decode_pass("gpt2", batch_size=1, context_len=8)
 mfu(1.0, "gpt2", 8, peak_flops("a100", "bf16"))
 heavy = {"torch", "numpy", "transformers", "scipy", "pandas", "matplotlib"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)

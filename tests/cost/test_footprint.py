@@ -239,9 +239,3 @@ def test_log_probabilities_are_most_of_what_a_small_model_with_a_large_vocabular
 def test_impossible_steps_are_refused_by_name(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         memory("gpt2", **{"batch_size": 1, "seq_len": 16, **change})
-
-
-@pytest.mark.parametrize("name", ["bert-base-uncased", "t5-small", "vit-b-16"])
-def test_other_kinds_than_decoders_are_refused_with_the_way_out(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"for decoders only.*count_params"):
-        memory(name, batch_size=1, seq_len=16)

@@ -176,12 +176,6 @@ def test_mfu_of_palm_is_the_46_2_per_cent_that_its_paper_reports() -> None:
     assert mfu(238.3e3, PALM_540B, 2_048, 6_144 * 275e12) == pytest.approx(0.462, abs=0.0005)
 
 
-@pytest.mark.parametrize("name", ["bert-base-uncased", "t5-small", "vit-b-16"])
-def test_other_kinds_than_decoders_are_refused_with_the_way_out(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"for decoders only.*count_params"):
-        flops(name, batch_size=1, seq_len=16, training=True)
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scalelab.core.config import DecoderConfig, EncoderConfig
+from scalelab.core.config import DecoderConfig, EncoderConfig, VisionConfig
 from scalelab.core.errors import CheckpointError, ConfigError, DataError, TrainingError
 from scalelab.core.records import read_records
 from scalelab.core.seeding import derive_seed
@@ -315,8 +315,16 @@ def test_models_settings_and_data_that_do_not_fit_are_refused_before_training(
         Trainer(dataclasses.replace(small, vocab_size=32), chain, settings())
     with pytest.raises(ConfigError, match=r"Linear cannot be trained: it needs \.config"):
         Trainer(nn.Linear(2, 2), chain, settings())
-    with pytest.raises(ConfigError, match="got EncoderConfig"):
-        Trainer(EncoderConfig(n_layers=1, d_model=8, n_heads=1, d_ff=8, vocab_size=64), chain, settings())
+    encoder = EncoderConfig(n_layers=1, d_model=8, n_heads=1, d_ff=8, vocab_size=64)
+    with pytest.raises(ConfigError, match="objective='causal' does not train a model with a EncoderConfig"):
+        Trainer(encoder, chain, settings())
+    with pytest.raises(ConfigError, match="vocab_size=64 must be at least 68"):
+        Trainer(encoder, chain, settings(objective="mlm"))
+    with pytest.raises(ConfigError, match="needs a model with mlm_head=True"):
+        Trainer(dataclasses.replace(encoder, vocab_size=68), chain, settings(objective="mlm"))
+    vision = VisionConfig(n_layers=1, d_model=8, n_heads=1, d_ff=8, patch_size=14)
+    with pytest.raises(ConfigError, match="got VisionConfig"):
+        Trainer(vision, chain, settings())
     with pytest.raises(ConfigError, match="until_tokens"):
         Trainer(small, chain, settings(), progress=False).run(until_tokens=-1)
 

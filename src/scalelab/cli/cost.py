@@ -25,7 +25,7 @@ from scalelab.cli.settings import (
 )
 from scalelab.cli.tables import table
 from scalelab.core.checks import check_positive_int
-from scalelab.core.config import DecoderConfig, ModelConfig, config_to_dict
+from scalelab.core.config import EncoderDecoderConfig, ModelConfig, VisionConfig, config_to_dict
 from scalelab.core.errors import ConfigError
 from scalelab.core.presets import preset, preset_names
 from scalelab.core.units import format_bytes, format_count, format_seconds
@@ -55,6 +55,7 @@ def run(argv: Sequence[str]) -> int:
         n_tokens=args.tokens or settings.get("n_tokens"),
         device=args.device,
         mfu=args.mfu,
+        target_len=args.target_len,
     )
     print(json.dumps(report, indent=1, allow_nan=False) if args.json else report_text(report))
     return 0
@@ -71,27 +72,26 @@ def cost_report(
     n_tokens: int | None = None,
     device: str | None = None,
     mfu: float = DEFAULT_MFU,
+    target_len: int | None = None,
 ) -> dict[str, Any]:
     """What a model costs, as JSON values: what `scalelab cost --json` prints.
 
     Args:
         name: what to call the model.
-        config: its shape; FLOPs and memory are there for decoders only, None for others.
-        batch_size, seq_len: B and T of a step.
+        config: its shape; FLOPs and memory are None for models of pictures.
+        batch_size, seq_len: B and T of a step; of an encoder–decoder S, tokens of each source.
         precision: fp32, bf16 or fp16.
         accumulate: micro-batches that the step is cut into; the activations of one are held at a time.
         n_tokens: of a whole training run; one step when None.
         device: an accelerator of `scalelab.cost`'s table; no time when None.
         mfu: the share of the device's peak that training reaches, in (0, 1].
+        target_len: T, tokens that an encoder–decoder writes for each source; `seq_len` when None.
 
     Raises:
         ConfigError: a size, precision, device or share that cannot be.
     """
     sizes = {"batch_size": batch_size, "seq_len": seq_len, "accumulate": accumulate}
-    for size, value in (sizes if n_tokens is None else {**sizes, "n_tokens": n_tokens}).items():
-        check_positive_int(size, value)  # a settings file may hold anything
-    if accumulate > batch_size:
-        raise ConfigError(f"accumulate={accumulate} micro-batches cannot be cut from batch_size={batch_size}")
+    _check_sizes(sizes if n_tokens is None else {**sizes, "n_tokens": n_tokens})
     report: dict[str, Any] = {
         "model": name,
         "config": config_to_dict(config),
@@ -101,14 +101,27 @@ def cost_report(
         "memory_bytes": None,
         "run": None,
     }
-    if isinstance(config, DecoderConfig):
-        report["flops"] = _flops(config, report["params"]["matmul"], batch_size, seq_len)
-        report["memory_bytes"] = _memory(config, report["step"])
-        if n_tokens is not None or device is not None:
-            report["run"] = _run_cost(report, n_tokens or batch_size * seq_len, device, mfu)
-    elif n_tokens is not None or device is not None:
-        raise ConfigError(f"{name} is no decoder: its parameters can be counted, its FLOPs and time cannot")
+    if isinstance(config, VisionConfig):
+        if (n_tokens, device, target_len) != (None, None, None):
+            raise ConfigError(
+                f"{name} reads no tokens: its parameters can be counted, its FLOPs and time cannot"
+            )
+        return report
+    if isinstance(config, EncoderDecoderConfig):
+        report["step"]["target_len"] = seq_len if target_len is None else target_len
+    report["flops"] = _flops(config, report["params"]["matmul"], batch_size, seq_len, target_len)
+    report["memory_bytes"] = _memory(config, report["step"])
+    if n_tokens is not None or device is not None:
+        report["run"] = _run_cost(report, n_tokens or batch_size * seq_len, device, mfu)
     return report
+
+
+def _check_sizes(sizes: Mapping[str, int]) -> None:
+    for size, value in sizes.items():
+        check_positive_int(size, value)  # a settings file may hold anything
+    accumulate, batch_size = sizes["accumulate"], sizes["batch_size"]
+    if accumulate > batch_size:
+        raise ConfigError(f"accumulate={accumulate} micro-batches cannot be cut from batch_size={batch_size}")
 
 
 def _params(config: ModelConfig) -> dict[str, Any]:
@@ -123,24 +136,29 @@ def _params(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _flops(config: DecoderConfig, n_params_matmul: int, batch_size: int, seq_len: int) -> dict[str, Any]:
+def _flops(
+    config: ModelConfig, n_params_matmul: int, batch_size: int, seq_len: int, target_len: int | None
+) -> dict[str, Any]:
+    """Per token: of a text, or of an encoder–decoder's source."""
     from scalelab.cost import flops, flops_6nd
 
-    forward = flops(config, batch_size=batch_size, seq_len=seq_len, training=False)
-    training = flops(config, batch_size=batch_size, seq_len=seq_len, training=True)
+    shape: dict[str, Any] = {"batch_size": batch_size, "seq_len": seq_len, "target_len": target_len}
+    forward = flops(config, **shape, training=False)
+    training = flops(config, **shape, training=True)
     n_tokens = batch_size * seq_len
+    has_one_d = target_len in (None, seq_len)  # else the two sides multiply with different numbers of tokens
     return {
         "forward_per_token": forward.total / n_tokens,
         "training_per_token": training.total / n_tokens,
-        "six_n_per_token": flops_6nd(n_params_matmul, 1),
+        "six_n_per_token": flops_6nd(n_params_matmul, 1) if has_one_d else None,
         "forward_per_step": forward.total,
         "training_per_step": training.total,
-        "six_nd_per_step": flops_6nd(n_params_matmul, n_tokens),
+        "six_nd_per_step": flops_6nd(n_params_matmul, n_tokens) if has_one_d else None,
         "training_parts_per_step": dict(training.parts),
     }
 
 
-def _memory(config: DecoderConfig, step: Mapping[str, Any]) -> dict[str, float]:
+def _memory(config: ModelConfig, step: Mapping[str, Any]) -> dict[str, float]:
     from scalelab.cost import memory
 
     found = memory(
@@ -149,6 +167,7 @@ def _memory(config: DecoderConfig, step: Mapping[str, Any]) -> dict[str, float]:
         seq_len=step["seq_len"],
         precision=step["precision"],
         accumulate=step["accumulate"],
+        target_len=step.get("target_len"),
     )
     return {
         kind: getattr(found, f"{kind}_bytes")
@@ -163,10 +182,11 @@ def _run_cost(report: Mapping[str, Any], n_tokens: int, device: str | None, mfu:
     if not 0 < mfu <= 1:
         raise ConfigError(f"--mfu must lie in (0, 1], got {mfu:g}")
     exact = report["flops"]["training_per_token"] * n_tokens
+    has_rule = report["flops"]["six_n_per_token"] is not None
     found: dict[str, Any] = {
         "n_tokens": n_tokens,
         "flops": exact,
-        "flops_6nd": flops_6nd(report["params"]["matmul"], n_tokens),
+        "flops_6nd": flops_6nd(report["params"]["matmul"], n_tokens) if has_rule else None,
     }
     if device is not None:
         peak = _peak(device, report["step"]["precision"])
@@ -192,9 +212,7 @@ def report_text(report: Mapping[str, Any]) -> str:
     """The report as tables for people."""
     blocks = [f"{report['model']}: {_shape(report['config'])}", _params_table(report["params"])]
     if report["flops"] is None:
-        blocks.append(
-            f"FLOPs and memory are counted for decoders only; this is of kind {report['config']['kind']}."
-        )
+        blocks.append("FLOPs and memory are counted for models that read tokens; this one reads pictures.")
     else:
         blocks += [_flops_table(report["flops"], report["step"]), _memory_table(report)]
     if report["run"] is not None:
@@ -225,20 +243,22 @@ def _params_table(counts: Mapping[str, Any]) -> str:
 
 
 def _flops_table(counts: Mapping[str, Any], step: Mapping[str, Any]) -> str:
-    step_name = f"per step of {step['batch_size']:,} × {step['seq_len']:,} tokens"
+    target = f" and {step['target_len']:,}" if "target_len" in step else ""
+    step_name = f"per step of {step['batch_size']:,} × {step['seq_len']:,}{target} tokens"
     kinds = (("forward", "forward"), ("training", "training, exact"))
     rows = [
         (label, format_count(counts[f"{kind}_per_token"]), format_count(counts[f"{kind}_per_step"]))
         for kind, label in kinds
     ]
-    rows.append(
-        ("training, 6ND", format_count(counts["six_n_per_token"]), format_count(counts["six_nd_per_step"]))
-    )
-    ratio = counts["six_nd_per_step"] / counts["training_per_step"]
-    return (
-        table("FLOPs (a multiply–add is two)", ("per token", step_name), rows)
-        + f"\n  6ND is {ratio:.3f} of the exact count: it leaves out the attention's own products"
-    )
+    if counts["six_nd_per_step"] is None:
+        note = "6ND needs one D: here each side multiplies its own weights with its own tokens"
+    else:
+        per_token, per_step = counts["six_n_per_token"], counts["six_nd_per_step"]
+        rows.append(("training, 6ND", format_count(per_token), format_count(per_step)))
+        ratio = counts["six_nd_per_step"] / counts["training_per_step"]
+        note = f"6ND is {ratio:.3f} of the exact count: it leaves out the attention's own products"
+    per = "per source token" if "target_len" in step else "per token"
+    return table("FLOPs (a multiply–add is two)", (per, step_name), rows) + f"\n  {note}"
 
 
 def _memory_table(report: Mapping[str, Any]) -> str:
@@ -250,10 +270,9 @@ def _memory_table(report: Mapping[str, Any]) -> str:
 
 
 def _run_text(costs: Mapping[str, Any], precision: str) -> str:
-    text = (
-        f"Training on {format_count(costs['n_tokens'])} tokens: {costs['flops']:.3g} FLOPs exact, "
-        f"{costs['flops_6nd']:.3g} by 6ND"
-    )
+    text = f"Training on {format_count(costs['n_tokens'])} tokens: {costs['flops']:.3g} FLOPs exact"
+    if costs["flops_6nd"] is not None:
+        text += f", {costs['flops_6nd']:.3g} by 6ND"
     if "device" in costs:
         peak = f"{format_count(costs['peak_flops_per_s'])}FLOP/s dense in {precision}"
         seconds = format_seconds(costs["seconds"])
@@ -311,6 +330,7 @@ def _parser() -> Parser:
         """
   scalelab cost gpt2
   scalelab cost llama-3.1-8b --seq-len 8192 --batch-size 1 --precision bf16
+  scalelab cost t5-small --seq-len 512 --target-len 114
   scalelab cost gpt2 --tokens 10B --precision bf16 --device h100 --mfu 0.4
   scalelab cost --n-layers 4 --d-model 128 --n-heads 4 --vocab-size 512
   scalelab cost --config run.toml --json
@@ -326,6 +346,10 @@ def _parser() -> Parser:
     step.add_argument(
         "--seq-len", type=whole_number, metavar="N", help="tokens of a sequence (1024, or the context)"
     )
+    step.add_argument(
+        "--target-len", type=whole_number, metavar="N",
+        help="tokens that an encoder–decoder writes for a source (--seq-len)",
+    )  # fmt: skip
     step.add_argument(
         "--batch-size", type=whole_number, metavar="N", help=f"sequences of a step ({DEFAULT_BATCH_SIZE})"
     )

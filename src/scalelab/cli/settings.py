@@ -24,7 +24,15 @@ from typing import Any, get_args
 
 from scalelab.cli.parser import count, did_you_mean, one_of, real_number, seed_number, whole_number
 from scalelab.core.artifacts import read_toml
-from scalelab.core.config import DecoderConfig, FeedForward, ModelConfig, Norm, Positions, config_from_dict
+from scalelab.core.config import (
+    DecoderConfig,
+    FeedForward,
+    ModelConfig,
+    Norm,
+    NormPosition,
+    Positions,
+    config_from_dict,
+)
 from scalelab.core.errors import ConfigError
 
 Table = dict[str, Any]
@@ -112,6 +120,11 @@ MODEL_SETTINGS = (
     Setting("d_ff", whole_number, "width inside the feed-forward (4 d_model; swiglu: 8/3 d_model)"),
     Setting("norm", one_of(*get_args(Norm)), f"{', '.join(get_args(Norm))} (layernorm)"),
     Setting("norm_eps", real_number, "added under the norm's root (1e-05)"),
+    Setting(
+        "norm_position",
+        one_of(*get_args(NormPosition)),
+        "pre: before each part; post: after (pre)",
+    ),
     Setting("positions", one_of(*get_args(Positions)), f"{', '.join(get_args(Positions))} (learned)"),
     Setting("rope_theta", real_number, "base of the rotary frequencies (10000.0)"),
     Setting("rope_fraction", real_number, "share of each head that turns (1.0)"),
@@ -131,8 +144,9 @@ MODEL_SETTINGS = (
 )
 MODEL_DEFAULTS: Mapping[str, Any] = {"n_layers": 4, "d_model": 128, "n_heads": 4, "seq_len": 128}
 
-# The fields of TrainConfig, but for seq_len, which the model gives. They stand here once more because
-# `scalelab train --help` must not import torch; a test holds names and defaults against the class.
+# The fields of TrainConfig, but for seq_len, which the model gives, and the objective, of which a decoder has
+# one. They stand here once more because `scalelab train --help` must not import torch; a test holds names and
+# defaults against the class.
 TRAIN_SETTINGS = (
     Setting("n_tokens", whole_number, "tokens to train on, as 2e6 or 2M (2000000)", flag="--tokens"),
     Setting("batch_size", whole_number, "sequences of a step (32)"),

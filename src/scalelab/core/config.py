@@ -89,9 +89,16 @@ C = TypeVar("C")
 
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
-    """A plain dict with `kind` first, fit for JSON; `config_from_dict` reads it back."""
+    """A plain dict with `kind` first, fit for JSON; `config_from_dict` reads it back.
+
+    A decoder's `norm_position` is named only where it is "post", so that runs from before there was a choice
+    keep their names.
+    """
     kind = next(name for name, cls in KINDS.items() if type(config) is cls)
-    return {"kind": kind, **dataclasses.asdict(config)}
+    values = dataclasses.asdict(config)
+    if isinstance(config, DecoderConfig) and config.norm_position == "pre":
+        del values["norm_position"]
+    return {"kind": kind, **values}
 
 
 def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:

@@ -3,11 +3,12 @@
 The first three follow from the number of parameters; activations follow from tokens per step, and in small
 models with long batches the vocabulary's log-probabilities are the largest of all.
 
-What is counted is what this package's decoder and training loop hold: parameters, gradients and optimiser
+What is counted is what this package's models and training loop hold: parameters, gradients and optimiser
 state in fp32 whatever the precision; with "bf16" and "fp16" torch's autocast keeps, beside the fp32 master
 weights, a 16-bit copy of every matrix until the backward pass has used it, and the residual stream stays in
-fp32. Fused attention keeps no T x T matrix; the decoder uses it but for bf16 training on a CPU below 1,024
-tokens, where plain products are faster. Nothing is recomputed; dropout's masks are not counted.
+fp32. Fused attention keeps no T x T matrix; the models use it but for bf16 training on a CPU below 1,024
+tokens, where plain products are faster, and for T5's relative positions (activations.py). Nothing is
+recomputed; dropout's masks are not counted.
 Source: compare Korthikanti et al. 2022, arXiv:2205.05198, section 4 (with dropout, unfused attention).
 Taught in book/transformers/training.md.
 """
@@ -19,16 +20,15 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from scalelab.core.checks import check_choice, check_positive_int
-from scalelab.core.config import DecoderConfig, ModelConfig
-from scalelab.cost.operations import as_decoder, check_batch
-from scalelab.cost.parameters import matrix_weights, params
+from scalelab.core.config import EncoderConfig, ModelConfig
+from scalelab.cost.activations import FULL, Kept, activations
+from scalelab.cost.operations import as_text, check_lengths
+from scalelab.cost.parameters import TextConfig, matrix_weights, params
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Optimizer = Literal["adamw", "momentum", "sgd"]
 AttentionKernel = Literal["fused", "plain"]
 
-FULL = 4  # bytes of fp32: parameters, gradients, optimiser state, residual stream, statistics, loss
-INDEX = 8  # bytes of int64: tokens and targets
 STATE_PER_PARAMETER: Mapping[str, int] = {"adamw": 2, "momentum": 1, "sgd": 0}
 
 
@@ -67,42 +67,43 @@ def memory(
     optimizer: str = "adamw",
     accumulate: int = 1,
     attention: str = "fused",
+    target_len: int | None = None,
 ) -> Memory:
-    """Count the bytes of one training step.
+    """Count the bytes of one training step, in which every part that the config has takes part.
+
+    An encoder's head for hidden tokens has a loss at each place, its head for sentences one a row.
 
     Args:
-        config: a decoder's config, or the name of a preset.
+        config: of a decoder, an encoder or an encoder–decoder, or the name of a preset.
         batch_size: B, sequences that pass through the model at once: those of one micro-batch.
-        seq_len: T, tokens of each sequence.
+        seq_len: tokens of each sequence: T, and of an encoder–decoder S, those of the source.
         precision: "fp32", or "bf16" or "fp16" by autocast with fp32 master weights.
         optimizer: "adamw", "momentum" (SGD with it) or "sgd".
         accumulate: micro-batches a step; from the second on, gradients are there when backward starts.
         attention: "fused" keeps one number of each row of scores, "plain" the whole T x T weights (the
-            decoder's way in bf16 on a CPU, T < 1,024).
+            models' way in bf16 on a CPU, T < 1,024).
+        target_len: T, tokens that an encoder–decoder writes for each source; `seq_len` when None.
 
     Raises:
-        ConfigError: no decoder, a size that is no positive whole number, a sequence beyond its context, or
-            an unknown precision, optimiser or kernel.
+        ConfigError: a kind that has no tokens, a size that is no positive whole number, a sequence beyond its
+            context, a target_len for a model that has no source, or an unknown precision, optimiser or
+            kernel.
     """
-    c = as_decoder(config, "memory")
-    check_batch(c, batch_size, seq_len)
+    c = as_text(config, "memory")
+    n_written = check_lengths(c, batch_size, seq_len, target_len)
     check_choice("precision", precision, get_args(Precision))
     check_choice("optimizer", optimizer, get_args(Optimizer))
     check_positive_int("accumulate", accumulate)
     check_choice("attention", attention, get_args(AttentionKernel))
-    n_params = params(c).total
-    copies = 0 if precision == "fp32" else 2 * matrix_weights(c)
-    weights = FULL * n_params + copies
-    gradients = FULL * n_params
-    state = FULL * n_params * STATE_PER_PARAMETER[optimizer]
-    size = FULL if precision == "fp32" else 2
-    parts = _activations(c, batch_size, seq_len, size, is_fused=attention == "fused")
+    gradients = FULL * params(c).total  # as much as the parameters themselves
+    weights = gradients + (0 if precision == "fp32" else 2 * matrix_weights(c))
+    state = gradients * STATE_PER_PARAMETER[optimizer]
+    numbers = Kept(size=FULL if precision == "fp32" else 2, is_fused=attention == "fused")
+    parts = activations(c, batch_size, seq_len, n_written, numbers)
     kept = sum(parts.values())
-    # The gradients of the log-probabilities and of the logits meet what is kept.
-    backward_starts = weights + kept + 2 * FULL * batch_size * seq_len * c.vocab_size
-    if accumulate > 1:
-        backward_starts += gradients
-    backward_ends = FULL * n_params + gradients
+    backward_starts = weights + kept + _first_gradients(c, batch_size * n_written)
+    backward_starts += gradients if accumulate > 1 else 0
+    backward_ends = 2 * gradients
     return Memory(
         weights_bytes=weights,
         gradients_bytes=gradients,
@@ -114,63 +115,7 @@ def memory(
     )
 
 
-def _activations(
-    c: DecoderConfig, batch_size: int, seq_len: int, size: int, *, is_fused: bool
-) -> dict[str, int]:
-    """Bytes kept for backward, by part; `size` is that of a number that enters a matrix product."""
-    n = batch_size * seq_len
-    rope_layers = sum(c.uses_rope(layer) for layer in range(c.n_layers))
-    # Parallel branches read one stream, which is kept once; otherwise each norm has a stream of its own.
-    streams = c.n_layers * (1 if c.parallel_residual else 2) + 1
-    attention, turned = _fused_attention(c, n, size) if is_fused else _plain_attention(c, n, seq_len, size)
-    # Without autocast all layers share one pair of fp32 tables; with it each layer casts one for its queries
-    # and one for its keys.
-    tables = c.rotary_width * seq_len * size * (min(rope_layers, 1) if size == FULL else 2 * rope_layers)
-    return {
-        "tokens and targets": 2 * n * INDEX,
-        "residual stream": streams * n * c.d_model * FULL,
-        "norms": (2 * c.n_layers + 1) * _norm(c, n),
-        "attention": c.n_layers * attention + rope_layers * turned + tables,
-        "feed-forward": c.n_layers * _feed_forward(c, n, size),
-        "head": n * c.d_model * size,
-        "log-probabilities": n * c.vocab_size * FULL + FULL,  # and the number of targets they are divided by
-    }
-
-
-def _norm(c: DecoderConfig, n: int) -> int:
-    """Beside its input, LayerNorm keeps mean and deviation; RMSNorm its scale, and the scaled stream."""
-    return 2 * n * FULL if c.norm == "layernorm" else n * FULL + n * c.d_model * FULL
-
-
-def _fused_attention(c: DecoderConfig, n: int, size: int) -> tuple[int, int]:
-    """Bytes for each layer, and the further bytes where queries and keys are turned."""
-    queries, keys = c.n_heads * c.head_width, c.kv_heads * c.head_width
-    normed = n * c.d_model * size
-    projected = n * (queries + 2 * keys) * size
-    mixed = n * queries * size
-    log_sums = n * c.n_heads * FULL  # of each row of scores, from which backward makes the row again
-    # Turned queries and keys are new tensors; the old ones stay, because the values lie in the same storage.
-    turned = n * (queries + keys) * size
-    return normed + projected + mixed + log_sums, turned
-
-
-def _plain_attention(c: DecoderConfig, n: int, seq_len: int, size: int) -> tuple[int, int]:
-    """The same for plain products, from two sequences a batch and two heads on.
-
-    Queries, keys and values are copied head by head (keys and values once for each query head), so what they
-    were copied from need not stay, turned or not.
-    """
-    normed = n * c.d_model * size
-    copies = 3 * n * c.n_heads * c.head_width * size
-    weights = n * c.n_heads * seq_len * size
-    mixed = n * c.n_heads * c.head_width * size
-    return normed + copies + weights + mixed, 0
-
-
-def _feed_forward(c: DecoderConfig, n: int, size: int) -> int:
-    if c.feed_forward == "swiglu":
-        # Gate, its silu, the other branch, their product; autocast copies the input for both matrices.
-        n_inputs, n_wide = (1 if size == FULL else 2), 4
-    else:
-        n_inputs, n_wide = 1, (1 if c.feed_forward == "relu" else 2)  # relu's output tells its gradient
-    return n * (n_inputs * c.d_model + n_wide * c.ff_width) * size
+def _first_gradients(c: TextConfig, n_places: int) -> int:
+    """Bytes that meet all that is kept: the gradients of the log-probabilities and of the logits."""
+    has_logits = not isinstance(c, EncoderConfig) or c.mlm_head
+    return 2 * FULL * n_places * c.vocab_size if has_logits else 0

@@ -6,6 +6,9 @@ from scalelab.data.compression import compressed_bits_per_byte
 from scalelab.data.corpora import corpus, corpus_names
 from scalelab.data.documents import Corpus, Document, Split, split_of
 from scalelab.data.markov import MarkovSource
+from scalelab.data.objectives import OBJECTIVES, Objective, ObjectiveName, make_objective
+from scalelab.data.sentence_pairs import PairBatch, SentencePairs, next_sentence_pairs
+from scalelab.data.special import SpecialTokens, special_tokens
 from scalelab.data.tokenization import (
     Tokenizer,
     byte_tokenizer,
@@ -14,15 +17,23 @@ from scalelab.data.tokenization import (
     train_bpe,
 )
 from scalelab.data.tokens import TokenData, encode_corpus
+from scalelab.data.transduction import TransductionTask, transduction_task
 
 __all__ = [
+    "OBJECTIVES",
     "Batches",
     "Corpus",
     "Document",
     "MarkovSource",
+    "Objective",
+    "ObjectiveName",
+    "PairBatch",
+    "SentencePairs",
+    "SpecialTokens",
     "Split",
     "TokenData",
     "Tokenizer",
+    "TransductionTask",
     "byte_tokenizer",
     "compressed_bits_per_byte",
     "corpus",
@@ -31,7 +42,11 @@ __all__ = [
     "encode_corpus",
     "held_out_windows",
     "load_tokenizer",
+    "make_objective",
+    "next_sentence_pairs",
+    "special_tokens",
     "split_of",
     "symbol_tokenizer",
     "train_bpe",
+    "transduction_task",
 ]

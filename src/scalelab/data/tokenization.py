@@ -203,6 +203,11 @@ class BpeTokenizer(TableTokenizer):
         super().__init__("bpe", [bytes(byte_of[character] for character in token) for token in ordered])
         self.name = f"bpe-{self.vocab_size}-{fingerprint(description)[:8]}"
 
+    @property
+    def description(self) -> str:
+        """What the library writes of the vocabulary, without `end_of_text`; `BpeTokenizer` reads it back."""
+        return self._description
+
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         # The fast one leaves out the offsets; older versions of the library lack it.
         encode = getattr(self._model, "encode_batch_fast", self._model.encode_batch)

@@ -23,6 +23,7 @@ from scalelab.core.checks import (
 )
 from scalelab.core.config import build
 from scalelab.core.errors import ConfigError
+from scalelab.data.objectives import OBJECTIVES, ObjectiveName
 
 ScheduleName = Literal["constant", "cosine", "linear", "wsd"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -39,6 +40,8 @@ class TrainConfig:
 
     Attributes:
         n_tokens: the budget: tokens trained on, repeats counted. Whole steps that fit in it are taken.
+        objective: what is predicted: "causal" (the next token; decoders), "mlm" (hidden tokens; encoders) or
+            "spans" (hidden spans; encoder–decoders).
         batch_size: sequences per optimiser step, over all micro-batches and processes.
         seq_len: tokens per sequence.
         learning_rate: the peak.
@@ -65,6 +68,7 @@ class TrainConfig:
     """
 
     n_tokens: int
+    objective: ObjectiveName = "causal"
     batch_size: int = 32
     seq_len: int = 128
     learning_rate: float = 1e-3
@@ -93,6 +97,7 @@ class TrainConfig:
         ):  # fmt: skip
             check_positive_int(name, getattr(self, name))
         check_count("seed", self.seed)
+        check_choice("objective", self.objective, OBJECTIVES)
         check_choice("schedule", self.schedule, get_args(ScheduleName))
         check_choice("precision", self.precision, get_args(PrecisionChoice))
         check_bool("compile", self.compile)
@@ -203,8 +208,15 @@ class TrainConfig:
 
 
 def train_config_to_dict(config: TrainConfig) -> dict[str, Any]:
-    """A plain dict, fit for JSON; `train_config_from_dict` reads it back."""
-    return {**dataclasses.asdict(config), "betas": list(config.betas)}
+    """A plain dict, fit for JSON; `train_config_from_dict` reads it back.
+
+    The objective is named only where it is not the next token, so that runs from before there were others
+    keep their names.
+    """
+    values = {**dataclasses.asdict(config), "betas": list(config.betas)}
+    if config.objective == "causal":
+        del values["objective"]
+    return values
 
 
 def train_config_from_dict(values: Mapping[str, Any]) -> TrainConfig:

@@ -16,6 +16,8 @@ from scalelab.core.checks import check_positive_int
 from scalelab.core.errors import DataError
 from scalelab.core.units import bits_per_byte
 from scalelab.data import TokenData, held_out_windows
+from scalelab.data.batches import NEXT_TOKEN
+from scalelab.data.objectives import Objective
 from scalelab.models.loss import IGNORE_INDEX
 from scalelab.train.strategy import SingleProcess, Strategy
 
@@ -26,7 +28,7 @@ class Evaluation:
 
     Attributes:
         loss_nats: mean loss, nats per token. bits_per_byte: the same per byte of text.
-        n_tokens: tokens predicted. n_bytes: bytes of UTF-8 that they spell.
+        n_tokens: tokens predicted. n_bytes: bytes of UTF-8 that they spell (special ones spell nothing).
     """
 
     loss_nats: float
@@ -44,6 +46,7 @@ def evaluate(
     max_tokens: int | None = None,
     batch_size: int = 32,
     strategy: Strategy | None = None,
+    objective: Objective = NEXT_TOKEN,
 ) -> Evaluation:
     """Mean loss over non-overlapping windows of held-out tokens, each predicted from its own window only.
 
@@ -55,13 +58,16 @@ def evaluate(
         batch_size: windows at a time; does not change the result beyond rounding.
         strategy: the one that placed the model, where several processes evaluate together; each takes its
             share of every batch, and the sum is over all. None: this process alone.
+        objective: what is predicted. Figures of other objectives than the next token are per hidden token
+            and per byte of hidden text, and compare with nothing but themselves.
 
     Raises:
         DataError: fewer tokens than one window and its last target, or tokens that spell nothing.
     """
     check_positive_int("batch_size", batch_size)
-    inputs, targets = held_out_windows(data.held_out, seq_len, max_tokens)
-    n_tokens, n_bytes = int(targets.size), data.n_bytes(targets)
+    inputs, targets = held_out_windows(data.held_out, seq_len, max_tokens, objective)
+    counted = np.where((targets < 0) | (targets >= data.vocab_size), IGNORE_INDEX, targets)  # spell text
+    n_tokens, n_bytes = int((targets != IGNORE_INDEX).sum()), data.n_bytes(counted)
     if not n_bytes:
         raise DataError(f"the {n_tokens} held-out tokens of {data.name} spell no text: no bits per byte")
     device = next(model.parameters()).device

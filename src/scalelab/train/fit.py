@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from torch import nn
 
 from scalelab.core.checks import check_positive_int
-from scalelab.core.config import DecoderConfig, ModelConfig
+from scalelab.core.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig, ModelConfig
 from scalelab.core.errors import ConfigError, DataError, TrainingError
 from scalelab.core.seeding import derive_seed
 from scalelab.data import TokenData
-from scalelab.models import Decoder
+from scalelab.data.objectives import Objective, ObjectiveName, make_objective
+from scalelab.data.special import SpecialTokens
+from scalelab.models import Decoder, Encoder, EncoderDecoder
 from scalelab.train.config import TrainConfig
 from scalelab.train.strategy import Strategy
+
+N_SPECIAL = 4  # ids that stand for no text, beside sentinels
+OBJECTIVE_OF: Mapping[type, ObjectiveName] = {
+    DecoderConfig: "causal",
+    EncoderConfig: "mlm",
+    EncoderDecoderConfig: "spans",
+}
 
 
 def build(config: ModelConfig, seed: int) -> nn.Module:
@@ -22,11 +32,46 @@ def build(config: ModelConfig, seed: int) -> nn.Module:
     Raises:
         ConfigError: of a kind that only its user can build.
     """
-    if not isinstance(config, DecoderConfig):
+    weights_seed = derive_seed(seed, "weights")
+    if isinstance(config, DecoderConfig):
+        return Decoder(config, seed=weights_seed)
+    if isinstance(config, EncoderConfig):
+        return Encoder(config, seed=weights_seed)
+    if isinstance(config, EncoderDecoderConfig):
+        return EncoderDecoder(config, seed=weights_seed)
+    raise ConfigError(
+        f"a trainer builds decoders, encoders and encoder–decoders, got {type(config).__name__}: give the "
+        "model itself, not its config"
+    )
+
+
+def objective_of(model: ModelConfig, config: TrainConfig, data: TokenData) -> Objective:
+    """What the run predicts.
+
+    Raises:
+        ConfigError: an objective for another kind of model, or a vocabulary without room for special tokens.
+    """
+    wanted = OBJECTIVE_OF.get(type(model), config.objective)
+    if config.objective != wanted:
         raise ConfigError(
-            f"a trainer builds decoders, got {type(config).__name__}: give the model itself, not its config"
+            f"objective={config.objective!r} does not train a model with a {type(model).__name__}; "
+            f"that is {wanted!r}"
         )
-    return Decoder(config, seed=derive_seed(seed, "weights"))
+    if config.objective == "causal":
+        return make_objective("causal", seq_len=config.seq_len)
+    vocab_size, first = int(getattr(model, "vocab_size", 0)), data.vocab_size
+    if vocab_size < first + N_SPECIAL:
+        raise ConfigError(
+            f"objective={config.objective!r} needs ids for padding, class, separator and mask after the "
+            f"tokenizer's {first}: the model's vocab_size={vocab_size} must be at least {first + N_SPECIAL}"
+        )
+    if isinstance(model, EncoderConfig) and not model.mlm_head:
+        raise ConfigError("objective='mlm' needs a model with mlm_head=True")
+    if isinstance(model, EncoderDecoderConfig) and model.pad_id != first:
+        raise ConfigError(f"pad_id={model.pad_id} must be the first id after the tokenizer's: {first}")
+    sentinels = tuple(range(first + N_SPECIAL, vocab_size))
+    special = SpecialTokens(first, first + 1, first + 2, first + 3, sentinels)
+    return make_objective(config.objective, seq_len=config.seq_len, special=special)
 
 
 def config_of(model: nn.Module) -> ModelConfig:

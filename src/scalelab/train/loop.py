@@ -32,7 +32,15 @@ from scalelab.train.checkpoint import (
 )
 from scalelab.train.config import TrainConfig, train_config_to_dict
 from scalelab.train.evaluate import Evaluation, evaluate
-from scalelab.train.fit import build, check_fits, check_same_everywhere, check_shares, config_of, last_step
+from scalelab.train.fit import (
+    build,
+    check_fits,
+    check_same_everywhere,
+    check_shares,
+    config_of,
+    last_step,
+    objective_of,
+)
 from scalelab.train.gradients import accumulate_gradients
 from scalelab.train.history import History, Metrics, Recent
 from scalelab.train.interrupt import ECHO_S, Interruption, Stopped
@@ -55,7 +63,7 @@ class Trainer:
     """One training run: a model, its data, its settings, and how far it has come.
 
     Args:
-        model: a model's config (a `Decoder` is built from it, by the run's seed), or any module with
+        model: a model's config (the model is built from it, by the run's seed), or any module with
             `.config` (a model config) and `.loss(tokens, targets, reduction="sum")`.
         data: the tokens; `train` is read once per epoch in a shuffled order, `held_out` at evaluations.
         config: how to train.
@@ -94,6 +102,7 @@ class Trainer:
         self.device = self.strategy.device
         self.model_config = config_of(module)
         check_fits(self.model_config, config, data)
+        self.objective = objective_of(self.model_config, config, data)
         check_shares(config, self.strategy, resumes=checkpoint is not None)
         self.config = config
         self.data = data
@@ -116,7 +125,11 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, config)
         self.schedule = make_schedule(config)
         self.batches = Batches(
-            data.train, batch_size=config.batch_size, seq_len=config.seq_len, seed=config.seed
+            data.train,
+            batch_size=config.batch_size,
+            seq_len=config.seq_len,
+            seed=config.seed,
+            objective=self.objective,
         )
         self.random = dropout_stream(config.seed, self.strategy)
         self.history = History(batch_tokens=config.batch_tokens)
@@ -148,7 +161,7 @@ class Trainer:
         """A trainer that goes on where a run's newest undamaged checkpoint stands, with its settings.
 
         Args:
-            model: needed for modules other than `Decoder`; its weights are replaced.
+            model: needed for modules that a trainer does not build; its weights are replaced.
 
         Raises:
             CheckpointError: no usable checkpoint, or one of another model or other data.
@@ -224,6 +237,7 @@ class Trainer:
             max_tokens=self.config.eval_tokens,
             batch_size=self.config.batch_size,
             strategy=self.strategy,
+            objective=self.objective,
         )
         self._evaluated = (self.step_count, found)
         return found
