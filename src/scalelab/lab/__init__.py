@@ -13,12 +13,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scalelab.lab.pretrained import base
     from scalelab.lab.session import Lab, start
 
-__all__ = ["Lab", "start"]
+__all__ = ["Lab", "base", "start"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "base":
+        from scalelab.lab import pretrained
+
+        return pretrained.base
     if name in __all__:
         from scalelab.lab import session
 

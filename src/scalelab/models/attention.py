@@ -93,9 +93,10 @@ class Attention(nn.Module):
         batch, time, _ = x.shape
         n_q, n_kv = self.n_heads, self.n_kv_heads
         heads = self.qkv(x).view(batch, time, n_q + 2 * n_kv, self.d_head)  # [B, T, H + 2·KV, K]
-        q, k, v = torch.split(heads, [n_q, n_kv, n_kv], dim=2)
+        turning, v = heads.split_with_sizes((n_q + n_kv, n_kv), dim=2)
         if rotation is not None:
-            q, k = rotate(q, *rotation), rotate(k, *rotation)
+            turning = rotate(turning, *rotation)  # queries and keys at once: half as many steps
+        q, k = turning.split_with_sizes((n_q, n_kv), dim=2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 

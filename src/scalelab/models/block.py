@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from scalelab.models.attention import Attention, CrossAttention, KeptKeys, Sight
+from scalelab.models.building import make_dropout
 from scalelab.models.feed_forward import make_feed_forward
 from scalelab.models.norms import make_norm
 from scalelab.models.parts import Parts
@@ -41,7 +42,7 @@ class Block(nn.Module):
             self.cross_attention = CrossAttention(parts)
         self.feed_forward_norm = make_norm(parts)
         self.feed_forward = make_feed_forward(parts)
-        self.dropout = nn.Dropout(parts.dropout)
+        self.dropout = make_dropout(parts.dropout)
 
     def forward(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +10,6 @@ from torch import nn
 
 from scalelab.core.checks import check_count
 from scalelab.core.errors import DataError
-from scalelab.models.initialisation import initialise
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 
 def materialise(
-    model: nn.Module, *, n_additions: int, seed: int | None, device: torch.device | str | None
+    model: nn.Module,
+    fill: Callable[[torch.Generator], None],
+    *,
+    seed: int | None,
+    device: torch.device | str | None,
 ) -> None:
     """Give a model that was built on the meta device its first weights, in place.
 
     Args:
-        n_additions: sub-layers that add to one stream; see `initialise`.
+        fill: writes the weights, drawn from the generator.
         seed: of the weights; None draws a fresh one from the system.
         device: where they live, the CPU when None. On "meta" there are none.
 
@@ -33,7 +37,12 @@ def materialise(
     if device.type == "meta":
         return
     model.to_empty(device=device)
-    initialise(model, n_additions, seeded(seed))
+    fill(seeded(seed))
+
+
+def make_dropout(probability: float) -> nn.Module:
+    """Dropout, or nothing where nothing is dropped: asked twice a block, it would cost each token time."""
+    return nn.Dropout(probability) if probability else nn.Identity()
 
 
 def seeded(seed: int | None) -> torch.Generator:

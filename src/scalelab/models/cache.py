@@ -52,7 +52,12 @@ class LayerCache:
 
     def select(self, rows: Int[Tensor, " N"]) -> None:
         """Keep these rows, in this order; a row may be taken more than once."""
-        self._keys, self._values = self._keys[rows], self._values[rows]
+        if len(rows) != self._keys.shape[0]:
+            self._keys, self._values = self._keys[rows], self._values[rows]
+            return
+        for kept in (self._keys, self._values):  # as many as before: only what is filled has to move
+            filled = kept[:, :, : self.length]
+            filled.copy_(filled[rows])
 
 
 class Cache:

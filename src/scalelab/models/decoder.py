@@ -9,6 +9,7 @@ Taught in book/transformers/block.md.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,11 +20,12 @@ from scalelab.core.config import DecoderConfig
 from scalelab.core.errors import ConfigError
 from scalelab.models.attention import Sight
 from scalelab.models.block import Block, final_norm
-from scalelab.models.building import check_tokens, look_up, materialise
+from scalelab.models.building import check_tokens, look_up, make_dropout, materialise
 from scalelab.models.cache import Cache
+from scalelab.models.initialisation import initialise
 from scalelab.models.loss import IGNORE_INDEX, Reduction, loss_nats
 from scalelab.models.masks import as_numbers, check_padding, token_positions, visible
-from scalelab.models.positions import alibi_bias, rope_tables, sinusoidal_positions
+from scalelab.models.positions import alibi_bias, rope_tables, sinusoidal_waves
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -59,13 +61,14 @@ class Decoder(nn.Module):
             self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
             if config.positions == "learned":
                 self.position_embedding = nn.Embedding(config.seq_len, config.d_model)
-            self.dropout = nn.Dropout(config.dropout)
+            self.dropout = make_dropout(config.dropout)
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
             self.final_norm = final_norm(config)
             if not config.tie_embeddings:
                 self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         is_post = config.norm_position == "post"
-        materialise(self, n_additions=1 if is_post else 2 * config.n_layers, seed=seed, device=device)
+        n_additions = 1 if is_post else 2 * config.n_layers
+        materialise(self, partial(initialise, self, n_additions), seed=seed, device=device)
 
     def forward(
         self, tokens: Int[Tensor, "B T"], *, padding: Bool[Tensor, "B T"] | None = None
@@ -156,8 +159,8 @@ class Decoder(nn.Module):
             x = x + (table[n_kept : n_kept + tokens.shape[1]] if agree else table[positions])
         elif self.config.positions == "sinusoidal":
             # The waves have size 1 and the table 0.02: the paper's √D (section 3.4) keeps words audible.
-            waves = sinusoidal_positions(int(self.config.seq_len), self.config.d_model, tokens.device)
-            x = x * math.sqrt(self.config.d_model) + waves[positions].to(x.dtype)
+            waves = sinusoidal_waves(positions, self.config.d_model)
+            x = x * math.sqrt(self.config.d_model) + waves.to(x.dtype)
         return self.dropout(x)  # type: ignore[no-any-return]
 
     def _sight(

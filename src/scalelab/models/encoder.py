@@ -8,6 +8,7 @@ Source: Devlin et al. 2018, arXiv:1810.04805, section 3. Taught in book/transfor
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,8 @@ from scalelab.core.errors import ConfigError, DataError
 from scalelab.models.attention import Sight
 from scalelab.models.block import Block, final_norm
 from scalelab.models.building import check_tokens, look_up, materialise
+from scalelab.models.feed_forward import bend
+from scalelab.models.initialisation import initialise
 from scalelab.models.loss import IGNORE_INDEX, Reduction, loss_nats
 from scalelab.models.masks import check_padding, token_positions, visible
 from scalelab.models.norms import make_norm
@@ -30,16 +33,20 @@ if TYPE_CHECKING:
 
 
 class MaskedHead(nn.Module):
-    """Which token was hidden: a dense layer, GELU, a norm, then the input table and a bias a token."""
+    """Which token was hidden: a dense layer, bent, a norm, then the input table and a bias a token.
+
+    It bends as the feed-forward does, and by GELU where that is gated.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        self.activation = "gelu" if config.feed_forward == "swiglu" else config.feed_forward
         self.dense = nn.Linear(config.d_model, config.d_model)
         self.norm = make_norm(config)
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
 
     def forward(self, x: Float[Tensor, "*batch D"], table: Float[Tensor, "V D"]) -> Float[Tensor, "*batch V"]:
-        return F.linear(self.norm(F.gelu(self.dense(x))), table, self.bias)
+        return F.linear(self.norm(bend(self.dense(x), self.activation)), table, self.bias)
 
 
 class Encoder(nn.Module):
@@ -81,7 +88,8 @@ class Encoder(nn.Module):
                 self.mlm_head = MaskedHead(config)
             if config.nsp_head:
                 self.nsp_head = nn.Linear(config.d_model, 2)
-        materialise(self, n_additions=1 if is_post else 2 * config.n_layers, seed=seed, device=device)
+        n_additions = 1 if is_post else 2 * config.n_layers
+        materialise(self, partial(initialise, self, n_additions), seed=seed, device=device)
 
     def forward(
         self,
@@ -187,6 +195,7 @@ class Encoder(nn.Module):
     ) -> Float[Tensor, "B T D"] | Float[Tensor, " D"]:
         if segments is None:
             return self.segment_embedding.weight[0]
+        check_tokens(segments, None, None, "segments")
         if segments.shape != tokens.shape:
             raise DataError(
                 f"segments have the shape {tuple(segments.shape)}, tokens {tuple(tokens.shape)}: one for each"

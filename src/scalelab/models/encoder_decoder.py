@@ -21,6 +21,7 @@ from scalelab.models.attention import Sight
 from scalelab.models.block import Block, final_norm
 from scalelab.models.building import check_tokens, look_up, materialise
 from scalelab.models.cache import Cache
+from scalelab.models.initialisation import initialise_by_fan_in
 from scalelab.models.loss import IGNORE_INDEX, Reduction, loss_nats
 from scalelab.models.masks import as_numbers, check_padding, token_positions, visible
 from scalelab.models.positions import RelativePositions, rope_tables, sinusoidal_positions
@@ -120,11 +121,7 @@ class EncoderDecoder(nn.Module):
             self.decoder = Stack(config, writes=True)
             if not config.tie_embeddings:
                 self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        is_post = config.norm_position == "post"
-        # The writing stack has three additions a layer; the reading one has two, and shares its scale.
-        materialise(self, n_additions=1 if is_post else 3 * config.n_layers, seed=seed, device=device)
-        if not config.scale_scores and self.token_embedding.weight.device.type != "meta":
-            self._shrink_queries()
+        materialise(self, self._initialise, seed=seed, device=device)
 
     def forward(
         self,
@@ -230,11 +227,16 @@ class EncoderDecoder(nn.Module):
         return self.token_embedding.weight if self.config.tie_embeddings else self.head.weight
 
     @torch.no_grad()
-    def _shrink_queries(self) -> None:
-        """Scores that are not divided by √K want queries that are smaller by it."""
-        inner = self.config.n_heads * self.config.d_head
+    def _initialise(self, generator: torch.Generator) -> None:
+        """By fan-in, as T5; a table whose head is scaled down by √D is drawn that much larger."""
+        c = self.config
+        table_std = 1.0 if c.tie_embeddings and c.scale_head else c.d_model**-0.5
+        initialise_by_fan_in(self, table_std, generator)
+        if c.scale_scores:
+            return
+        # Scores that are not divided by √K want queries that are smaller by it.
         for name, parameter in self.named_parameters():
-            if name.endswith("attention.qkv.weight"):
-                parameter[:inner].mul_(self.config.d_head**-0.5)
-            elif name.endswith("cross_attention.q.weight"):
-                parameter.mul_(self.config.d_head**-0.5)
+            if name.endswith(".attention.qkv.weight"):
+                parameter[: c.n_heads * c.d_head].mul_(c.d_head**-0.5)
+            elif name.endswith(".cross_attention.q.weight"):
+                parameter.mul_(c.d_head**-0.5)

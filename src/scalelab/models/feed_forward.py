@@ -30,12 +30,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(parts.ff_width, parts.d_model, bias=parts.feed_forward_bias)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        wide = self.up(x)  # [B, T, F]
-        if self.activation == "relu":
-            wide = F.relu(wide)
-        else:
-            wide = F.gelu(wide, approximate="tanh" if self.activation == "gelu_tanh" else "none")
-        return self.down(wide)  # type: ignore[no-any-return]
+        return self.down(bend(self.up(x), self.activation))  # type: ignore[no-any-return]
 
 
 class SwiGLU(nn.Module):
@@ -54,3 +49,10 @@ class SwiGLU(nn.Module):
 def make_feed_forward(parts: Parts) -> nn.Module:
     """The feed-forward part that the config names."""
     return SwiGLU(parts) if parts.feed_forward == "swiglu" else FeedForward(parts)
+
+
+def bend(x: Float[Tensor, "*batch F"], activation: str) -> Float[Tensor, "*batch F"]:
+    """max(0, x) for "relu", x·Φ(x) for "gelu", its approximation by a tanh for "gelu_tanh"."""
+    if activation == "relu":
+        return F.relu(x)
+    return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")

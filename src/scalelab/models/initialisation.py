@@ -34,3 +34,27 @@ def initialise(model: nn.Module, n_additions: int, generator: torch.Generator) -
         else:
             std = STD / math.sqrt(n_additions) if name.endswith(RESIDUAL_PROJECTIONS) else STD
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+
+
+@torch.no_grad()
+def initialise_by_fan_in(model: nn.Module, table_std: float, generator: torch.Generator) -> None:
+    """Fill every parameter in place: matrices normal with a spread of 1/√(numbers that meet in a sum).
+
+    A matrix then hands on what it is given at the size it was given, whatever its width. (GPT-2's 0.02 is
+    that spread at D = 2,500, and far below it in a narrow model.)
+
+    Args:
+        table_std: of every table that is looked up.
+        generator: a CPU generator; drawing there gives the same weights on every device.
+
+    Source: Raffel et al. 2019, arXiv:1910.10683, as their released code draws T5's weights.
+    """
+    tables = {name + ".weight" for name, part in model.named_modules() if isinstance(part, nn.Embedding)}
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias"):
+            parameter.zero_()
+        elif parameter.ndim == 1:  # a norm's weight
+            parameter.fill_(1.0)
+        else:
+            std = table_std if name in tables else parameter.shape[1] ** -0.5
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))

@@ -39,7 +39,8 @@ def visible(
         seen = seen.tril(n_keys - n_queries)
     mask = seen[None, None]  # [1, 1, T, S]
     if padding is not None:
-        itself = torch.eye(n_keys, dtype=torch.bool, device=device)[n_keys - n_queries :]  # [T, S]
+        places = torch.arange(n_keys, device=device)
+        itself = places[n_keys - n_queries :, None] == places  # [T, S]
         mask = (mask & padding[:, None, None, :]) | itself
     return mask
 

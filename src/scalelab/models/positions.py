@@ -32,13 +32,16 @@ def sinusoidal_positions(
 
     Source: Vaswani et al. 2017, section 3.5.
     """
-    even = torch.arange(0, width, 2, device=device)  # 2i
-    angles = torch.outer(
-        torch.arange(seq_len, device=device).float(), 10_000.0 ** (-even / width)
-    )  # [T, ceil(D/2)]
-    table = torch.empty(seq_len, width, device=device)
-    table[:, 0::2] = angles.sin()
-    table[:, 1::2] = angles[:, : width // 2].cos()
+    return sinusoidal_waves(torch.arange(seq_len, device=device), width)
+
+
+def sinusoidal_waves(positions: Int[Tensor, "*B T"], width: int) -> Float[Tensor, "*B T D"]:
+    """The same at any positions: while generating, at one."""
+    even = torch.arange(0, width, 2, device=positions.device)  # 2i
+    angles = positions[..., None].float() * 10_000.0 ** (-even / width)  # [*B, T, ceil(D/2)]
+    table = angles.new_empty((*positions.shape, width))
+    table[..., 0::2] = angles.sin()
+    table[..., 1::2] = angles[..., : width // 2].cos()
     return table
 
 
@@ -77,7 +80,7 @@ def rotate(
     half = cos.shape[-1]
     cos = cos.to(x.dtype)[..., None, :]  # [T, 1, R/2]: one for all heads
     sin = sin.to(x.dtype)[..., None, :]
-    first, second, rest = torch.split(x, [half, half, x.shape[-1] - 2 * half], dim=-1)
+    first, second, rest = x.split_with_sizes((half, half, x.shape[-1] - 2 * half), dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
 
 

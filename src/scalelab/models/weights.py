@@ -1,8 +1,9 @@
-"""Weights to and from `transformers`: the same numbers under other names give the same logits.
+"""Weights to and from `transformers`: the same numbers under other names give the same outputs.
 
-GPT-2 and Llama differ from a `Decoder` in names, in GPT-2's transposed matrices, and in Llama's
-separate query, key and value matrices; nothing is approximated, and what a Decoder cannot compute
-exactly is refused by name. Taught in book/transformers/training.md.
+Its models differ from ours in names, in GPT-2's transposed matrices, and in query, key and value matrices
+that stand apart; nothing is approximated, and what our models cannot compute exactly is refused by name.
+One module for each kind: weights_gpt2.py, weights_llama.py, weights_bert.py, weights_t5.py.
+Taught in book/transformers/training.md and book/transformers/architectures.md.
 """
 
 from __future__ import annotations
@@ -14,99 +15,164 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch import nn
 
-from scalelab.core.config import DecoderConfig
+from scalelab.core.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
 from scalelab.core.errors import ConfigError, WeightsError
-from scalelab.models import weights_gpt2, weights_llama
+from scalelab.models import weights_bert, weights_gpt2, weights_llama, weights_t5
 from scalelab.models.decoder import Decoder
+from scalelab.models.encoder import Encoder
+from scalelab.models.encoder_decoder import EncoderDecoder
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    Config = DecoderConfig | EncoderConfig | EncoderDecoderConfig
+    Model = Decoder | Encoder | EncoderDecoder
+
 
 class Format(Protocol):
-    """What a module must offer to exchange weights with one class of `transformers`."""
+    """What a module must offer to exchange weights with one kind of model in `transformers`."""
 
-    CLASS_NAME: str
-    CONFIG_NAME: str
+    @property
+    def CONFIG(self) -> type[Config]:
+        """The class of our configs that it reads and writes."""
 
-    def read_config(self, config: Any) -> DecoderConfig:
-        """The config of the same model as a Decoder; WeightsError if there is none."""
+    @property
+    def CONFIG_NAME(self) -> str:
+        """The name of theirs."""
 
-    def read_weights(self, theirs: Mapping[str, Tensor], config: DecoderConfig) -> dict[str, Tensor]:
-        """Their tensors under a Decoder's names and in its shapes."""
+    @property
+    def CLASS_NAMES(self) -> tuple[str, ...]:
+        """The names of their classes of models."""
 
-    def misfits(self, config: DecoderConfig) -> list[str]:
-        """The settings that keep a Decoder from being written as this class; empty if none."""
+    def read_config(self, config: Any, class_name: str, theirs: Mapping[str, Tensor] | None) -> Config:
+        """The config of the same model as one of ours; WeightsError if there is none.
 
-    def write_config(self, config: DecoderConfig) -> dict[str, Any]:
+        Args:
+            theirs: their tensors; None where they have not been read yet.
+        """
+
+    def read_weights(self, theirs: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
+        """Their tensors under our names and in our shapes."""
+
+    def misfits(self, config: Any) -> list[str]:
+        """The settings that keep our model from being written in this kind; empty if none."""
+
+    def class_name(self, config: Any) -> str:
+        """Which of their classes our model is."""
+
+    def class_arguments(self, config: Any) -> dict[str, Any]:
+        """What that class is made with, beside its config."""
+
+    def write_config(self, config: Any) -> dict[str, Any]:
         """Keyword arguments of their config class."""
 
-    def write_weights(self, ours: Mapping[str, Tensor], config: DecoderConfig) -> dict[str, Tensor]:
-        """The reverse of `read_weights`."""
+    def write_weights(self, ours: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
+        """The reverse of `read_weights`, without the names that `tied` gives."""
+
+    def tied(self, config: Any) -> dict[str, str]:
+        """Their names of tensors that are other ones again: copy → original."""
 
 
-FORMATS: Mapping[str, Format] = {"gpt2": weights_gpt2, "llama": weights_llama}  # by their `model_type`
+FORMATS: Mapping[str, Format] = {  # by their `model_type`
+    "gpt2": weights_gpt2,
+    "llama": weights_llama,
+    "bert": weights_bert,
+    "t5": weights_t5,
+}
 
 
-def from_transformers(model: PreTrainedModel | str | os.PathLike[str]) -> Decoder:
-    """A Decoder that computes what a GPT2LMHeadModel or LlamaForCausalLM computes.
+def from_transformers(model: PreTrainedModel | str | os.PathLike[str]) -> Model:
+    """The model of ours that computes what one of `transformers` computes.
+
+    A GPT2LMHeadModel or LlamaForCausalLM becomes a Decoder, a BertModel, BertForMaskedLM, BertForPreTraining
+    or BertForNextSentencePrediction an Encoder, a T5ForConditionalGeneration an EncoderDecoder.
 
     Args:
         model: the model, or the folder or hub name to load one from. Its weights are copied; their
             type and device are kept, and so is the model's training or evaluation mode.
 
     Raises:
-        WeightsError: another class of model, a setting that a Decoder does not have (named in the
+        WeightsError: another class of model, a setting that ours do not have (named in the
             message), missing weights, a folder that cannot be read, or no `transformers` installed.
     """
     if isinstance(model, str | os.PathLike):
         model = _load(model)
     form = _format_of(getattr(model, "config", None), model)
-    cls = getattr(_transformers(), form.CLASS_NAME)
-    if not isinstance(model, cls):
-        raise WeightsError(f"cannot read a {type(model).__name__}; give a {form.CLASS_NAME}")
-    config = _read_config(form, model.config)
+    class_name = _class_of(form, model)
     theirs = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    _check_head(theirs, model, config)
-    decoder = Decoder(config, device="meta")
+    config = _read_config(form, model.config, class_name, theirs)
+    _check_tied(form.tied(config), theirs)
+    ours = make_model(config, device="meta")
     try:
-        ours = {name: t.clone(memory_format=torch.contiguous_format)
-                for name, t in form.read_weights(theirs, config).items()}  # fmt: skip
-        decoder.load_state_dict(ours, assign=True)
+        weights = {name: t.clone(memory_format=torch.contiguous_format)
+                   for name, t in form.read_weights(theirs, config).items()}  # fmt: skip
+        ours.load_state_dict(weights, assign=True)
     except (KeyError, RuntimeError) as error:
-        raise WeightsError(f"the {form.CLASS_NAME}'s weights do not fit its own config: {error}") from None
-    return decoder.train(model.training)
+        raise WeightsError(f"the {class_name}'s weights do not fit its own config: {error}") from None
+    return ours.train(model.training)
 
 
-def to_transformers(decoder: Decoder) -> PreTrainedModel:
-    """The GPT2LMHeadModel or LlamaForCausalLM with this decoder's weights, in its mode, type and device.
+def to_transformers(model: Model) -> PreTrainedModel:
+    """The model of `transformers` with this model's weights, in its mode, type and device.
 
-    Its config names no special tokens, since a Decoder knows none: set them before `save_pretrained`
-    where a tokenizer has them.
+    Which class that is follows from the config: a Decoder is a GPT2LMHeadModel or a LlamaForCausalLM, an
+    Encoder a BERT with the same heads, an EncoderDecoder a T5ForConditionalGeneration. Its config names no
+    special tokens that ours does not know: set them before `save_pretrained` where a tokenizer has them.
 
     Raises:
-        WeightsError: neither class can hold this decoder (the message names what stands in the way),
-            or `transformers` is not installed.
+        WeightsError: no class can hold this model (the message names what stands in the way), or
+            `transformers` is not installed.
     """
-    config = decoder.config
-    misfits = {name: form.misfits(config) for name, form in FORMATS.items()}
-    closest = min(misfits, key=lambda name: len(misfits[name]))
-    if misfits[closest]:
-        reasons = "; ".join(f"{FORMATS[name].CLASS_NAME} needs {', '.join(m)}" for name, m in misfits.items())
-        raise WeightsError(f"no class of transformers holds this decoder: {reasons}")
-    form, library = FORMATS[closest], _transformers()
+    config = model.config
+    form = format_for(config)
+    library = _transformers()
     theirs_config = getattr(library, form.CONFIG_NAME)(**form.write_config(config))
     with torch.random.fork_rng(devices=[]):  # it draws initial weights, which are then overwritten
-        model = getattr(library, form.CLASS_NAME)(theirs_config)
-    weight = decoder.token_embedding.weight
-    model.to(device=weight.device, dtype=weight.dtype)
-    ours = {name: tensor.detach() for name, tensor in decoder.state_dict().items()}
-    theirs = form.write_weights(ours, config)
-    theirs["lm_head.weight"] = decoder.head_weight.detach()  # the state dict names a tied head too
-    model.load_state_dict(theirs)
-    return model.train(decoder.training)  # type: ignore[no-any-return]
+        cls = getattr(library, form.class_name(config))
+        theirs = cls(theirs_config, **form.class_arguments(config))
+    _untie(theirs, form.tied(config))
+    weight = model.token_embedding.weight
+    theirs.to(device=weight.device, dtype=weight.dtype)
+    theirs.load_state_dict(written_weights(form, model))
+    return theirs.train(model.training)  # type: ignore[no-any-return]
+
+
+def make_model(config: Config, *, seed: int | None = None, device: torch.device | str | None = None) -> Model:
+    """The model that a config describes.
+
+    Raises:
+        ConfigError: no model of this package is built from such a config.
+    """
+    if isinstance(config, DecoderConfig):
+        return Decoder(config, seed=seed, device=device)
+    if isinstance(config, EncoderConfig):
+        return Encoder(config, seed=seed, device=device)
+    return EncoderDecoder(config, seed=seed, device=device)
+
+
+def format_for(config: Config) -> Format:
+    """The kind of model in `transformers` that can hold a model of ours.
+
+    Raises:
+        WeightsError: none can; the message names what stands in the way.
+    """
+    forms = [form for form in FORMATS.values() if form.CONFIG is type(config)]
+    misfits = [form.misfits(config) for form in forms]
+    for form, reasons in zip(forms, misfits, strict=True):
+        if not reasons:
+            return form
+    told = (f"{form.CLASS_NAMES[0]} needs {', '.join(m)}" for form, m in zip(forms, misfits, strict=True))
+    raise WeightsError(f"no class of transformers holds this model: {'; '.join(told)}")
+
+
+def written_weights(form: Format, model: Model) -> dict[str, Tensor]:
+    """A model's tensors under their names, tied ones under each of their names."""
+    ours = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    theirs = form.write_weights(ours, model.config)
+    return theirs | {copy: theirs[original] for copy, original in form.tied(model.config).items()}
 
 
 def _transformers() -> ModuleType:
@@ -131,9 +197,10 @@ def _load(name: str | os.PathLike[str]) -> PreTrainedModel:
     except Exception as error:  # the hub and its validation raise kinds of their own
         raise WeightsError(f"cannot read a model's config from {name!r}: {error}") from None
     form = _format_of(config, name)
-    _read_config(form, config)
+    class_name = _class_in(form, config)
+    _read_config(form, config, class_name, None)
     try:
-        model, report = getattr(library, form.CLASS_NAME).from_pretrained(name, output_loading_info=True)
+        model, report = getattr(library, class_name).from_pretrained(name, output_loading_info=True)
     except Exception as error:  # safetensors, pickle and the hub each raise their own kinds
         raise WeightsError(f"cannot read the weights of {name!r}: {error}") from None
     if report["missing_keys"] or report["mismatched_keys"]:
@@ -145,25 +212,55 @@ def _load(name: str | os.PathLike[str]) -> PreTrainedModel:
 def _format_of(config: Any, found: object) -> Format:
     kind = str(getattr(config, "model_type", ""))
     if kind not in FORMATS:
-        known = ", ".join(form.CLASS_NAME for form in FORMATS.values())
+        known = ", ".join(name for form in FORMATS.values() for name in form.CLASS_NAMES)
         what = f"of type {kind!r}" if kind else f"found as {found!r:.80}"
         raise WeightsError(f"cannot read a model {what}; known: {known}")
     return FORMATS[kind]
 
 
-def _read_config(form: Format, config: Any) -> DecoderConfig:
+def _class_of(form: Format, model: PreTrainedModel) -> str:
+    """The name of the known class that a model belongs to."""
+    for name in form.CLASS_NAMES:
+        if isinstance(model, getattr(_transformers(), name)):
+            return name
+    raise WeightsError(f"cannot read a {type(model).__name__}; give a {' or '.join(form.CLASS_NAMES)}")
+
+
+def _class_in(form: Format, config: Any) -> str:
+    """The name of the class that a stored config names; the only one where there is but one."""
+    named = getattr(config, "architectures", None) or []
+    for name in form.CLASS_NAMES:
+        if name in named or len(form.CLASS_NAMES) == 1:
+            return name
+    raise WeightsError(
+        f"the config names {' and '.join(named) or 'no class'}; known: {', '.join(form.CLASS_NAMES)}: "
+        "load the model by one of them, and give the model"
+    )
+
+
+def _read_config(form: Format, config: Any, class_name: str, theirs: Mapping[str, Tensor] | None) -> Config:
     try:
-        return form.read_config(config)
+        return form.read_config(config, class_name, theirs)
     except ConfigError as error:
-        raise WeightsError(f"the {form.CLASS_NAME}'s config does not make a decoder: {error}") from None
+        raise WeightsError(f"the {class_name}'s config does not make a model of ours: {error}") from None
 
 
-def _check_head(theirs: Mapping[str, Tensor], model: PreTrainedModel, config: DecoderConfig) -> None:
-    """A config that says "tied" over two different tables would silently lose one of them."""
-    table = model.get_input_embeddings().weight
-    assert isinstance(table, torch.Tensor)
-    if config.tie_embeddings and not torch.equal(theirs["lm_head.weight"], table):
-        raise WeightsError(
-            "tie_word_embeddings is set, but the head's weights differ from the input table's: "
-            "set model.config.tie_word_embeddings = False"
-        )
+def _check_tied(tied: Mapping[str, str], theirs: Mapping[str, Tensor]) -> None:
+    """A config that says "tied" over two different tensors would silently lose one of them."""
+    for copy, original in tied.items():
+        if copy in theirs and not torch.equal(theirs[copy], theirs[original]):
+            raise WeightsError(
+                f"tie_word_embeddings ties {copy} to {original}, but their numbers differ: "
+                "set model.config.tie_word_embeddings = False"
+            )
+
+
+def _untie(model: PreTrainedModel, tied: Mapping[str, str]) -> None:
+    """Give the head a tensor of its own where theirs is always tied (T5) and ours is not."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    table = model.get_input_embeddings()
+    if head is None or head.weight is not table.weight:
+        return
+    name = next(name for name, module in model.named_modules() if module is head)
+    if f"{name}.weight" not in tied:
+        head.weight = nn.Parameter(torch.empty_like(table.weight))

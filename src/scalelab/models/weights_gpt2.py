@@ -14,7 +14,8 @@ from scalelab.core.errors import WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-CLASS_NAME, CONFIG_NAME = "GPT2LMHeadModel", "GPT2Config"
+CONFIG, CONFIG_NAME = DecoderConfig, "GPT2Config"
+CLASS_NAMES = ("GPT2LMHeadModel",)
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
 WRITTEN_ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}
@@ -37,8 +38,8 @@ BLOCK_NAMES = {
 }
 
 
-def read_config(config: Any) -> DecoderConfig:
-    """The config of the same model as a Decoder.
+def read_config(config: Any, class_name: str, theirs: Mapping[str, Tensor] | None) -> DecoderConfig:
+    """The config of the same model as a Decoder; their class and tensors say nothing that it does not.
 
     Raises:
         WeightsError: a setting that a Decoder does not have.
@@ -78,6 +79,7 @@ def misfits(config: DecoderConfig) -> list[str]:
     needed = {
         "norm": "layernorm",
         "norm_bias": True,
+        "norm_position": "pre",
         "positions": "learned",
         "attention_bias": True,
         "feed_forward_bias": True,
@@ -90,6 +92,16 @@ def misfits(config: DecoderConfig) -> list[str]:
     if config.head_width * config.n_heads != config.d_model:
         wrong.append("d_head = d_model / n_heads")
     return wrong
+
+
+def class_name(config: DecoderConfig) -> str:
+    """The one class."""
+    return CLASS_NAMES[0]
+
+
+def class_arguments(config: DecoderConfig) -> dict[str, Any]:
+    """Nothing beside its config."""
+    return {}
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
@@ -120,6 +132,11 @@ def read_weights(theirs: Mapping[str, Tensor], config: DecoderConfig) -> dict[st
 def write_weights(ours: Mapping[str, Tensor], config: DecoderConfig) -> dict[str, Tensor]:
     """The reverse of `read_weights`."""
     return {their: _transposed(our, ours[our]) for our, their in _names(config)}
+
+
+def tied(config: DecoderConfig) -> dict[str, str]:
+    """Names of tensors that are other ones again: copy → original."""
+    return {"lm_head.weight": "transformer.wte.weight"} if config.tie_embeddings else {}
 
 
 def _names(config: DecoderConfig) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,8 @@ from scalelab.core.errors import WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-CLASS_NAME, CONFIG_NAME = "LlamaForCausalLM", "LlamaConfig"
+CONFIG, CONFIG_NAME = DecoderConfig, "LlamaConfig"
+CLASS_NAMES = ("LlamaForCausalLM",)
 
 # Settings that change what is computed, and the only value that a Decoder computes.
 REQUIRED = {"hidden_act": "silu", "attention_dropout": 0.0, "pretraining_tp": 1}
@@ -33,8 +34,8 @@ BLOCK_NAMES = {
 QKV = ("q_proj", "k_proj", "v_proj")
 
 
-def read_config(config: Any) -> DecoderConfig:
-    """The config of the same model as a Decoder.
+def read_config(config: Any, class_name: str, theirs: Mapping[str, Tensor] | None) -> DecoderConfig:
+    """The config of the same model as a Decoder; their class and tensors say nothing that it does not.
 
     Raises:
         WeightsError: a setting that a Decoder does not have.
@@ -71,6 +72,7 @@ def misfits(config: DecoderConfig) -> list[str]:
     """The settings that keep a Decoder from being written as Llama."""
     needed = {
         "norm": "rmsnorm",
+        "norm_position": "pre",
         "positions": "rope",
         "rope_fraction": 1.0,
         "rope_skip_every": None,
@@ -82,6 +84,16 @@ def misfits(config: DecoderConfig) -> list[str]:
     if config.d_model % config.n_heads:
         wrong.append("n_heads that divide d_model")
     return wrong
+
+
+def class_name(config: DecoderConfig) -> str:
+    """The one class."""
+    return CLASS_NAMES[0]
+
+
+def class_arguments(config: DecoderConfig) -> dict[str, Any]:
+    """Nothing beside its config."""
+    return {}
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
@@ -131,6 +143,11 @@ def write_weights(ours: Mapping[str, Tensor], config: DecoderConfig) -> dict[str
         for part, tensor in zip(QKV, torch.split(ours[our], sizes), strict=True):
             theirs[their.format(part)] = tensor
     return theirs
+
+
+def tied(config: DecoderConfig) -> dict[str, str]:
+    """Names of tensors that are other ones again: copy → original."""
+    return {"lm_head.weight": "model.embed_tokens.weight"} if config.tie_embeddings else {}
 
 
 def _names(config: DecoderConfig) -> Iterator[tuple[str, str]]:
