@@ -40,9 +40,17 @@ def find_exercise(lab: str, name: str) -> Exercise:
 
 def _registry() -> dict[str, tuple[Exercise, ...]]:
     # Imported here: one lab's checks need torch, and the next lab's may need more.
-    from scalelab.lab.checks import training
+    from scalelab.lab.checks import architectures, attention, basics, block, inference, tokens, training
 
-    return {"transformers/training": training.EXERCISES}
+    return {
+        "transformers/architectures": architectures.EXERCISES,
+        "transformers/attention": attention.EXERCISES,
+        "transformers/basics": basics.EXERCISES,
+        "transformers/block": block.EXERCISES,
+        "transformers/inference": inference.EXERCISES,
+        "transformers/tokens": tokens.EXERCISES,
+        "transformers/training": training.EXERCISES,
+    }
 
 
 def _known(name: str, names: tuple[str, ...]) -> str:

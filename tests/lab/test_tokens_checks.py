@@ -1,0 +1,205 @@
+"""Claims about the checks of the lab tokens: right answers pass, each usual mistake is named, others told."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scalelab.core.units import bits_per_byte as units_bits_per_byte
+from scalelab.data.ngrams import NGramModel
+from scalelab.lab.checks import Exercise, exercises, judge
+from scalelab.lab.checks.tokens.growth import heaps_exponent
+from scalelab.lab.checks.tokens.smoothing import kneser_ney
+from scalelab.lab.checks.tokens.yardstick import bits_per_byte
+
+EXERCISES = exercises("transformers/tokens")
+MISTAKES = [(name, mistake.name) for name, exercise in EXERCISES.items() for mistake in exercise.mistakes]
+SEEDS = (0, 1, 2, 12345)
+
+
+@pytest.fixture(params=list(EXERCISES))
+def exercise(request: pytest.FixtureRequest) -> Exercise:
+    return EXERCISES[request.param]
+
+
+def all_cases(exercise: Exercise, seed: int) -> list[Any]:
+    return [exercise.cases(seed), exercise.hidden_cases(seed)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_reference_and_the_builder_without_faults_are_right(exercise: Exercise, seed: int) -> None:
+    for cases in all_cases(exercise, seed):
+        assert judge(exercise, exercise.reference, cases).right
+        assert judge(exercise, exercise.build(), cases).right
+
+
+@pytest.mark.parametrize(("name", "mistake"), MISTAKES)
+def test_each_listed_mistake_is_named_on_visible_and_hidden_cases(name: str, mistake: str) -> None:
+    exercise = EXERCISES[name]
+    for seed in SEEDS:
+        for cases in all_cases(exercise, seed):
+            verdict = judge(exercise, exercise.make_mistake(mistake), cases)
+            assert verdict.mistakes == (mistake,), verdict.message
+            assert mistake in verdict.message
+            assert "should" in verdict.message
+
+
+def test_two_mistakes_at_once_never_pass(exercise: Exercise) -> None:
+    cases = exercise.cases(0)
+    for first, second in itertools.combinations(exercise.mistakes, 2):
+        if set(first.faults) & set(second.faults):
+            continue
+        verdict = judge(exercise, exercise.build(**first.faults, **second.faults), cases)
+        assert not verdict.right, (first.name, second.name)
+
+
+def test_an_exercise_has_six_mistakes_or_more_three_hints_and_signatures_that_agree(
+    exercise: Exercise,
+) -> None:
+    assert len(exercise.mistakes) >= 6
+    assert len({mistake.name for mistake in exercise.mistakes}) == len(exercise.mistakes)
+    assert len(set(exercise.hints)) == 3
+    names = list(inspect.signature(exercise.reference).parameters)
+    assert names == list(inspect.signature(exercise.build()).parameters)
+    assert exercise.reference.__name__ == exercise.name
+
+
+def test_hidden_cases_are_other_inputs_than_the_visible_ones(exercise: Exercise) -> None:
+    def inputs(cases: Any) -> str:
+        return repr([exercise.observe(exercise.reference, case) for case in cases])
+
+    for seed in range(5):
+        assert inputs(exercise.cases(seed)) != inputs(exercise.hidden_cases(seed))
+        assert inputs(exercise.cases(seed)) == inputs(exercise.cases(seed)), "the same seed, the same cases"
+
+
+def not_written(*args: Any, **kwargs: Any) -> Any:
+    raise NotImplementedError("write this")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        "text",
+        lambda: 1,
+        lambda *a: None,
+        lambda *a: "text",
+        lambda *a: [],
+        lambda *a: [("a", "b")],
+        lambda *a: [1, 2],
+        lambda *a: [("1", 2)],
+        lambda *a: {"loss": 1},
+        lambda *a: True,
+        lambda *a: torch.zeros(2, dtype=torch.complex64),
+        lambda *a: 1 / 0,
+    ],
+)
+def test_answers_of_the_wrong_kind_get_a_precise_account(exercise: Exercise, answer: Any) -> None:
+    verdict = judge(exercise, answer, exercise.cases(0))
+    assert not verdict.right
+    assert exercise.name in verdict.message
+    assert len(verdict.message.splitlines()) <= 4
+    assert verdict.mistakes
+
+
+def test_an_unwritten_answer_is_no_mistake(exercise: Exercise) -> None:
+    verdict = judge(exercise, not_written, exercise.cases(0))
+    assert verdict.outcome == "not written"
+
+
+def first_pair_of_all(words: Any, n_merges: int) -> Any:
+    word = max(words, key=len)
+    return [(word[i], word[i + 1]) for i in range(min(n_merges, len(word) - 1))]
+
+
+UNLISTED: dict[str, list[Any]] = {
+    "bits_per_byte": [
+        lambda nats, sizes: float(np.exp(nats.mean())),
+        lambda nats, sizes: float(sizes.sum() / nats.sum()),
+    ],
+    "bpe_merges": [first_pair_of_all, lambda words, n: [("1", "1")] * n],
+    "bpe_encode": [lambda word, merges: list(word), lambda word, merges: [word]],
+    "kneser_ney": [
+        lambda counts, discount: np.full(counts.shape, 1 / len(counts)),
+        lambda counts, discount: (counts + 1) / (counts + 1).sum(1, keepdims=True),
+        lambda counts, discount: counts / np.maximum(counts.sum(1, keepdims=True), 1),
+    ],
+    "heaps_exponent": [
+        lambda x, y: float(np.log(y[-1]) / np.log(x[-1])),
+        lambda x, y: 0.5,
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "number"), [(n, i) for n, a in UNLISTED.items() for i in range(len(a))])
+def test_unlisted_mistakes_get_a_neutral_account(name: str, number: int) -> None:
+    for seed in SEEDS:
+        verdict = judge(EXERCISES[name], UNLISTED[name][number], EXERCISES[name].cases(seed))
+        assert verdict.outcome in ("unknown mistake", "broken")
+        assert "On " in verdict.message
+        assert "should" in verdict.message
+
+
+def test_pieces_that_do_not_spell_the_word_are_refused() -> None:
+    encode = EXERCISES["bpe_encode"]
+    verdict = judge(encode, lambda word, merges: list(word[:-1]), encode.cases(0))
+    assert verdict.mistakes == ("pieces do not spell the word",)
+
+
+def test_encoding_merge_by_merge_in_training_order_is_right_too() -> None:
+    def replay(word: str, merges: list[tuple[str, str]]) -> list[str]:
+        parts = list(word)
+        for left, right in merges:
+            i = 0
+            while i < len(parts) - 1:
+                if (parts[i], parts[i + 1]) == (left, right):
+                    parts[i : i + 2] = [left + right]
+                i += 1
+        return parts
+
+    encode = EXERCISES["bpe_encode"]
+    assert judge(encode, replay, encode.cases(0)).right
+
+
+# --- the references against other code
+
+
+def test_bits_per_byte_is_that_of_the_packages_other_parts() -> None:
+    rng = np.random.default_rng(0)
+    nats, sizes = rng.gamma(2, 1, 100), rng.integers(0, 5, 100)
+    whole = units_bits_per_byte(float(nats.mean()), 100, int(sizes.sum()))
+    assert bits_per_byte(nats, sizes) == pytest.approx(whole)
+
+
+def test_kneser_ney_is_the_ngram_model_of_order_two() -> None:
+    rng = np.random.default_rng(0)
+    stream = rng.integers(0, 6, 60)
+    counts = np.zeros((6, 6), dtype=int)
+    for before, after in itertools.pairwise([0, *stream]):
+        counts[before, after] += 1
+    model = NGramModel(stream, vocab_size=6, order=2, start=0, modified=False)
+    n1, n2 = int((counts == 1).sum()), int((counts == 2).sum())
+    discount = n1 / (n1 + 2 * n2)
+    seen_in = (counts > 0).sum(0)
+    # The model also smooths its lower order, by the uniform one: take that smoothing out of the oracle.
+    ours = kneser_ney(counts, discount)
+    lower = NGramModel(stream, vocab_size=6, order=2, start=0, modified=False)._orders[0]
+    below = lower.share + lower.left_over[0] / 6
+    freed = discount * (counts > 0).sum(1, keepdims=True) / counts.sum(1, keepdims=True)
+    theirs = np.array([model.distribution([i]) for i in range(6)])
+    np.testing.assert_allclose(ours + freed * (below - seen_in / seen_in.sum()), theirs, rtol=1e-12)
+
+
+@pytest.mark.parametrize("exponent", [0.4, 0.71, 1.0])
+def test_heaps_exponent_is_polyfits_and_finds_a_planted_one(exponent: float) -> None:
+    x = np.geomspace(10, 1e6, 30)
+    noise = np.exp(np.random.default_rng(0).normal(0, 0.1, 30))
+    assert heaps_exponent(x, 3 * x**exponent) == pytest.approx(exponent)
+    y = 3 * x**exponent * noise
+    assert heaps_exponent(x, y) == pytest.approx(np.polyfit(np.log(x), np.log(y), 1)[0])
