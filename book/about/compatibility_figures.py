@@ -14,6 +14,7 @@ from IPython.display import HTML
 FOLDER = Path(__file__).resolve().parent
 RECORD = FOLDER / "compatibility.json"
 PYPROJECT = FOLDER.parents[1] / "pyproject.toml"
+NOT_RUN = "not run"
 HEAD = ("combination: lab", "Python", "PyTorch", "NumPy", "set-up line", "whole lab", "result", "on")
 
 
@@ -34,7 +35,7 @@ def numbers() -> dict[str, str]:
     found = [entry for _, _, entry in entries()]
     run = [entry for entry in found if entry.get("install_seconds") is not None]
     return {
-        "runs": str(len(found)),
+        "runs": str(sum(entry["status"] != NOT_RUN for entry in found)),
         "passed": str(sum(entry["status"] == "passed" for entry in found)),
         "slowest_install": seconds(max((entry["install_seconds"] for entry in run), default=None)),
         "most_added": str(max((len(entry["installed"]) for entry in run), default=0)),
