@@ -187,24 +187,6 @@ def table(header: list[str], rows: list[list[str]]) -> HTML:
     return HTML(f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
 
 
-def table_parameters() -> HTML:
-    """The envelope's rule against the exact count."""
-    rows = []
-    models = {"the lab's model": LAB, "GPT-2": preset("gpt2"), "Llama-3.1-8B": preset("llama-3.1-8b")}
-    for name, config in models.items():
-        assert isinstance(config, DecoderConfig)
-        blocks = 12 * config.n_layers * config.d_model**2
-        tables = config.vocab_size * config.d_model
-        if config.positions == "learned":
-            tables += config.seq_len * config.d_model
-        exact = params(config).total
-        rows.append([
-            name, f"{config.n_layers}", f"{config.d_model:,}", f"{config.vocab_size:,}", f"{blocks:,}",
-            f"{tables:,}", f"{exact:,}", f"{(blocks + tables) / exact - 1:+.1%}",
-        ])  # fmt: skip
-    return table(["", "L", "D", "V", "12·L·D²", "tables", "exact count", "the rule is off by"], rows)
-
-
 def table_formats() -> HTML:
     """Three number formats by their limits, computed from their bits; numpy confirms the two it has."""
     formats = [("fp32", 8, 23), ("fp16", 5, 10), ("bf16", 8, 7)]
