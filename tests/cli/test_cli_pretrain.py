@@ -1,4 +1,4 @@
-"""`scalelab pretrain` makes a model that `transformers` and scalelab read alike, and goes on where it stopped."""
+"""`scalelab pretrain` makes a model that `transformers` and scalelab read alike, and goes on with a run."""
 
 from __future__ import annotations
 

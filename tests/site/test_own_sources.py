@@ -18,7 +18,8 @@ CITATION = r'class="bibtex-citation"[^>]*>\[<a class="reference ([^"]*)" href="(
 
 
 def test_keys_of_citations_and_lists_get_the_pages_name() -> None:
-    text = "As {cite}`kingma2014adam, su2021rope` and {cite:t}`he2015` say.\n\n```{bibliography}\n:filter: x\n```\n"
+    text = "As {cite}`kingma2014adam, su2021rope` and {cite:t}`he2015` say.\n\n"
+    text += "```{bibliography}\n:filter: x\n```\n"
     assert with_own_keys("book/transformers/a_b", text) == (
         "As {cite}`book-transformers-a-b-kingma2014adam,book-transformers-a-b-su2021rope` and "
         "{cite:t}`book-transformers-a-b-he2015` say.\n\n"
