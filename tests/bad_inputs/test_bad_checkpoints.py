@@ -414,7 +414,9 @@ def test_the_undamaged_run_is_accepted(run: Path, data: TokenData) -> None:
     assert read_run_settings(run).model["d_model"] == 8
     model, tokenizer = load_run(run)
     assert (
-        continue_text(model, tokenizer, "a", max_new_tokens=2, temperature=1.0, top_k=None, seed=0)
+        continue_text(
+            model, tokenizer, "a", max_new_tokens=2, temperature=1.0, top_k=None, top_p=None, seed=0
+        )
         is not None
     )
 

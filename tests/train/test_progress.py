@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import scalelab.train.reporting as reporting
-from scalelab.core.config import DecoderConfig, EncoderConfig
+from scalelab.core.config import DecoderConfig, VisionConfig
 from scalelab.cost import flops
 from scalelab.data import TokenData
 from scalelab.train import Peak, Trainer, find_peak, measure_peak_flops
@@ -32,8 +32,8 @@ def test_mfu_is_costs_flops_per_second_over_the_peak(small: DecoderConfig) -> No
 
 
 def test_no_mfu_is_made_up_where_flops_cannot_be_counted() -> None:
-    encoder = EncoderConfig(n_layers=1, d_model=8, n_heads=1, d_ff=8, vocab_size=8)
-    assert utilisation(1e3, encoder, 8, Peak(flops_per_s=1e9, source="measured")) is None
+    vision = VisionConfig(n_layers=1, d_model=8, n_heads=1, d_ff=8, patch_size=14)
+    assert utilisation(1e3, vision, 8, Peak(flops_per_s=1e9, source="measured")) is None
 
 
 def test_the_measured_peak_is_at_least_what_one_plain_product_reaches() -> None:
