@@ -24,8 +24,41 @@ EncoderPositions = Literal["learned", "sinusoidal", "rope", "none"]
 StackPositions = Literal["relative", "sinusoidal", "rope", "none"]
 
 
+class _PlainStack:
+    """Answers to what every stack of blocks is asked (models/parts.py) that these two kinds give alike."""
+
+    __slots__ = ()
+    n_heads: int
+    d_ff: int
+
+    @property
+    def kv_heads(self) -> int:
+        """Each query head has keys and values of its own."""
+        return self.n_heads
+
+    @property
+    def ff_width(self) -> int:
+        """F, the width inside the feed-forward."""
+        return self.d_ff
+
+    @property
+    def norm_bias(self) -> bool:
+        """LayerNorm, where it is chosen, has one."""
+        return True
+
+    @property
+    def parallel_residual(self) -> bool:
+        """Sub-layers follow one another."""
+        return False
+
+    @property
+    def rope_scaling(self) -> RopeScaling | None:
+        """Never stretched."""
+        return None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderConfig:
+class EncoderConfig(_PlainStack):
     """BERT's shape: bidirectional, with segment embeddings and a pooler; its defaults are BERT's.
 
     Attributes:
@@ -83,31 +116,10 @@ class EncoderConfig:
             raise ConfigError("nsp_head=True classifies the pooled vector: it needs pooler=True")
         _check_pairs(self.positions, self.head_width)
 
-    # What every stack of blocks is asked (models/parts.py); an encoder has one answer to some of it.
-    @property
-    def kv_heads(self) -> int:
-        """Each query head has keys and values of its own."""
-        return self.n_heads
-
     @property
     def head_width(self) -> int:
         """K, the width of a head."""
         return self.d_model // self.n_heads
-
-    @property
-    def ff_width(self) -> int:
-        """F, the width inside the feed-forward."""
-        return self.d_ff
-
-    @property
-    def norm_bias(self) -> bool:
-        """LayerNorm has one."""
-        return True
-
-    @property
-    def parallel_residual(self) -> bool:
-        """Sub-layers follow one another."""
-        return False
 
     @property
     def scale_scores(self) -> bool:
@@ -119,14 +131,9 @@ class EncoderConfig:
         """How many of a head's numbers are turned by rotary positions: all."""
         return self.head_width
 
-    @property
-    def rope_scaling(self) -> RopeScaling | None:
-        """Never stretched."""
-        return None
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderDecoderConfig:
+class EncoderDecoderConfig(_PlainStack):
     """T5's shape, by default: two stacks without biases, relative positions shared by a stack's layers.
 
     Attributes:
@@ -194,41 +201,15 @@ class EncoderDecoderConfig:
             )
         _check_pairs(self.positions, self.d_head)
 
-    # What every stack of blocks is asked (models/parts.py).
-    @property
-    def kv_heads(self) -> int:
-        """Each query head has keys and values of its own."""
-        return self.n_heads
-
     @property
     def head_width(self) -> int:
         """K, the width of a head."""
         return self.d_head
 
     @property
-    def ff_width(self) -> int:
-        """F, the width inside the feed-forward."""
-        return self.d_ff
-
-    @property
-    def norm_bias(self) -> bool:
-        """LayerNorm, where it is chosen, has one."""
-        return True
-
-    @property
-    def parallel_residual(self) -> bool:
-        """Sub-layers follow one another."""
-        return False
-
-    @property
     def rotary_width(self) -> int:
         """How many of a head's numbers are turned by rotary positions: all."""
         return self.d_head
-
-    @property
-    def rope_scaling(self) -> RopeScaling | None:
-        """Never stretched."""
-        return None
 
 
 def _check_pairs(positions: str, head_width: int) -> None:
