@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scalelab.core.config import DecoderConfig, EncoderConfig, VisionConfig
+from scalelab.core.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig, VisionConfig
 from scalelab.core.errors import CheckpointError, ConfigError, DataError, TrainingError
 from scalelab.core.records import read_records
 from scalelab.core.seeding import derive_seed
@@ -335,3 +335,20 @@ def test_a_device_that_is_not_there_is_named() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(TrainingError, match="0 CUDA devices found"):
             SingleProcess("cuda")
+
+
+def test_an_encoder_decoders_record_counts_the_target_it_writes_not_the_source_again(
+    chain: TokenData, settings: Any
+) -> None:
+    first = chain.vocab_size
+    config = EncoderDecoderConfig(
+        n_layers=1, d_model=8, n_heads=1, d_head=8, d_ff=8, vocab_size=first + 4 + 12, pad_id=first
+    )
+    run = Trainer(config, chain, settings(2, objective="spans"), progress=False)
+    record = run.run()
+    inputs, targets = run.batches.next()
+    counted = flops(
+        config, batch_size=len(inputs), seq_len=inputs.shape[1], training=True, target_len=targets.shape[1]
+    )
+    assert targets.shape[1] < inputs.shape[1]
+    assert record.flops == 2 * counted.total

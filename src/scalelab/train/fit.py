@@ -12,7 +12,7 @@ from scalelab.core.config import DecoderConfig, EncoderConfig, EncoderDecoderCon
 from scalelab.core.errors import ConfigError, DataError, TrainingError
 from scalelab.core.seeding import derive_seed
 from scalelab.data import TokenData
-from scalelab.data.objectives import Objective, ObjectiveName, make_objective
+from scalelab.data.objectives import Objective, ObjectiveName, SpanObjective, make_objective
 from scalelab.data.special import SpecialTokens
 from scalelab.models import Decoder, Encoder, EncoderDecoder
 from scalelab.train.config import TrainConfig
@@ -72,6 +72,13 @@ def objective_of(model: ModelConfig, config: TrainConfig, data: TokenData) -> Ob
     sentinels = tuple(range(first + N_SPECIAL, vocab_size))
     special = SpecialTokens(first, first + 1, first + 2, first + 3, sentinels)
     return make_objective(config.objective, seq_len=config.seq_len, special=special)
+
+
+def target_len(config: TrainConfig, objective: Objective) -> int | None:
+    """Tokens that an encoder–decoder writes for each sequence it reads; None for the other objectives."""
+    if not isinstance(objective, SpanObjective):
+        return None
+    return objective.lengths(objective.window_length(config.seq_len)).targets
 
 
 def config_of(model: nn.Module) -> ModelConfig:

@@ -40,6 +40,7 @@ from scalelab.train.fit import (
     config_of,
     last_step,
     objective_of,
+    target_len,
 )
 from scalelab.train.gradients import accumulate_gradients
 from scalelab.train.history import History, Metrics, Recent
@@ -299,6 +300,7 @@ class Trainer:
             evaluation=found,
             seconds=self.seconds,
             environment=self._environment(),
+            target_len=target_len(self.config, self.objective),
         )
 
     @property

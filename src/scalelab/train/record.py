@@ -53,13 +53,22 @@ def make_record(
     evaluation: Evaluation,
     seconds: float,
     environment: Mapping[str, Any],
+    target_len: int | None = None,
 ) -> RunRecord:
-    """The record of a run as far as its history goes."""
+    """The record of a run as far as its history goes.
+
+    Args:
+        target_len: tokens an encoder–decoder writes for each sequence it reads; its FLOPs depend on them.
+    """
     counts = params(model_config)
     n_steps = len(history)
     n_tokens = n_steps * train_config.batch_tokens
     a_step = flops(
-        model_config, batch_size=train_config.batch_size, seq_len=train_config.seq_len, training=True
+        model_config,
+        batch_size=train_config.batch_size,
+        seq_len=train_config.seq_len,
+        training=True,
+        target_len=target_len,
     )
     return RunRecord(
         run_id=run_id,
