@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scalelab.core.errors import LabError
 from scalelab.lab.checks.answers import NotWritten, Numbers, Rejected, describe, one_thread
 
 Answer = Callable[..., Any]
@@ -84,8 +85,24 @@ class Exercise:
         return self.draw_cases(np.random.default_rng([seed, 0]))
 
     def hidden_cases(self, seed: int) -> tuple[Case, ...]:
-        """Other cases of the same kinds: what a hidden test uses, never equal to the visible ones."""
-        return self.draw_cases(np.random.default_rng([seed, 1]))
+        """Other cases of the same kinds: what a hidden test uses, and none with a visible one's right answer.
+
+        Where a case is no more than a size or two, a draw may repeat one: then it is drawn again.
+
+        Raises:
+            LabError: no draw has other right answers.
+        """
+        shown = {self._right_numbers(case) for case in self.cases(seed)}
+        for attempt in range(1, 1000):
+            cases = self.draw_cases(np.random.default_rng([seed, attempt]))
+            if not shown & {self._right_numbers(case) for case in cases}:
+                return cases
+        raise LabError(f"{self.name}: 1,000 draws of cases have the right answers of the visible ones")
+
+    def _right_numbers(self, case: Case) -> tuple[tuple[str, tuple[int, ...], bytes], ...]:
+        with one_thread():
+            right = self.observe(self.reference, case)
+        return tuple((name, part.values.shape, part.values.tobytes()) for name, part in right.items())
 
     def make_mistake(self, name: str) -> Answer:
         """The answer that makes the mistake of this name and no other."""

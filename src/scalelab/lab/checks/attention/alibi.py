@@ -128,8 +128,9 @@ def _case(n_heads: int, seq_len: int) -> Case:
 
 
 def _draw_cases(rng: np.random.Generator) -> tuple[Case, ...]:
-    seq_len = int(rng.integers(5, 40))
-    return (_case(2, seq_len + int(rng.integers(1, 9))), _case(4, seq_len), _case(16, seq_len - 1))
+    few, some = rng.choice(np.arange(2, 8), size=2, replace=False)  # not 8, whose slopes are the plain halves
+    heads = (int(few), int(some), int(rng.integers(9, 17)))
+    return tuple(_case(n_heads, int(rng.integers(5, 64))) for n_heads in heads)
 
 
 def _observe(answer: Answer, case: Case) -> Observation:
