@@ -3,8 +3,8 @@
 Every stretch of `width` bytes of the training text is remembered by a 64-bit hash; a held-out byte is
 "seen" when some stretch that covers it is among them. Two different stretches share a hash once in 10^19
 pairs, so a share is exact for all purposes.
-Differs from GPT-3's check (Brown et al. 2020, arXiv:2005.14165, appendix C), which compares 13 words, in its
-unit: 50 bytes, a line of code or so, need no agreement on what a word of code is.
+Differs from GPT-3's check (Brown et al. 2020, arXiv:2005.14165, appendix C), which compares 8 to 13 words,
+in its unit: 50 bytes, a line of code or so, need no agreement on what a word of code is.
 Taught in book/transformers/tokens.md.
 """
 

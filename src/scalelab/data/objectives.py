@@ -13,7 +13,8 @@ batch again.
 A decoder learns from the first, an encoder from the second, an encoder–decoder from the third.
 
 Source: Devlin et al. 2019, arXiv:1810.04805, section 3.1 (masked LM); Raffel et al. 2020, arXiv:1910.10683,
-section 3.1.4 and their code's `random_spans_noise_mask` (spans).
+sections 3.1.4 (sentinels) and 3.3.4 (spans), and their code's `random_spans_noise_mask`; the target ends with
+[SEP], as in their code, where the paper has one more sentinel.
 Taught in book/transformers/architectures.md.
 """
 

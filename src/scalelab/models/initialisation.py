@@ -47,7 +47,9 @@ def initialise_by_fan_in(model: nn.Module, table_std: float, generator: torch.Ge
         table_std: of every table that is looked up.
         generator: a CPU generator; drawing there gives the same weights on every device.
 
-    Source: Raffel et al. 2019, arXiv:1910.10683, as their released code draws T5's weights.
+    Source: `transformers`, models/t5/modeling_t5.py, for the matrices and the token table.
+    Differs: a table of relative positions is drawn at `table_std`, there at 1/√D; queries are made smaller
+    by the caller.
     """
     tables = {name + ".weight" for name, part in model.named_modules() if isinstance(part, nn.Embedding)}
     for name, parameter in model.named_parameters():

@@ -56,7 +56,7 @@ class Speculation:
 def acceptance_rate(p: Float[Tensor, "*batch V"], q: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
     """Σ min(p, q): how likely a token drawn from q is kept by a target that wants p.
 
-    Source: Leviathan et al. 2023, section 3.1 (theorem 3.5).
+    Source: Leviathan et al. 2023, section 3.2 (theorem 3.5).
     """
     return torch.minimum(p, q).sum(dim=-1)
 
