@@ -149,7 +149,7 @@ def traffic_numbers() -> dict[str, str]:
     return {
         "io_flops": f"{flops / 1e6:.0f} million",
         "io_peak": f"{card.peak_flops['bf16'] / 1e12:.0f} TFLOP/s",
-        "io_bandwidth": f"{card.bandwidth_bytes_per_s / 1e12:.1f} TB/s",
+        "io_bandwidth": f"{card.bandwidth_bytes_per_s / 1e12:.2f} TB/s",
         "io_compute_us": f"{seconds['compute'] * 1e6:.2f} µs",
         "io_plain_mb": f"{plain / 1e6:.1f} MB",
         "io_plain_us": f"{seconds['plain'] * 1e6:.1f} µs",

@@ -31,6 +31,7 @@ LAB = DecoderConfig(
 TRAINING = "transformers/training"
 N_DEEP = 24  # layers of the untrained models that are measured
 STD = 0.02
+LARGE = 10  # times STD, of the start "all 0.2"
 NAMES = {
     "no-residual": "no residual",
     "no-residual-fan-in": "no residual (start: 1/√inputs)",
@@ -57,6 +58,7 @@ def numbers() -> dict[str, str]:
         **study_numbers(),
         **depth_numbers(),
         **gpt2_numbers(),
+        **loud_numbers(),
         "product_small": f"{0.9**layers:.4f}",
         "product_large": f"{1.1**layers:.0f}",
         "n_sublayers": str(layers),
@@ -139,6 +141,7 @@ def depth_numbers() -> dict[str, str]:
     return {
         "flat_growth": f"{flat[-1] / flat[0]:.1f}",
         "scaled_growth": f"{scaled[-1] / scaled[0]:.2f}",
+        "scaled_predicted": f"{math.sqrt(1 + mean_square_ratio()):.2f}",
         "flat_predicted": f"{math.sqrt(1 + 2 * N_DEEP * mean_square_ratio()):.1f}",
         "write_ratio": f"{math.sqrt(mean_square_ratio()):.2f}",
         "explosion": power_of_ten(gradient["no norm, fan-in"][1] / gradient["no norm, fan-in"][-1]),
@@ -168,14 +171,29 @@ def gelu(z: np.ndarray) -> np.ndarray:
     return z * 0.5 * (1 + np.vectorize(math.erf)(z / math.sqrt(2)))
 
 
+def bent_size(size: float) -> float:
+    """Root mean square of what GELU makes of normal numbers of this size."""
+    grid = np.linspace(-8, 8, 4001)
+    density = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi) * (grid[1] - grid[0])
+    return math.sqrt(float(np.sum(gelu(size * grid) ** 2 * density)))
+
+
+def loud_numbers() -> dict[str, str]:
+    """The study's first feed-forward write over the token's own vector, from variances alone."""
+    config = study_runs(STUDY, "baseline")[0].config
+    wide = LARGE * STD * math.sqrt(config["d_model"])
+    return {
+        "loud_fan_in": f"{bent_size(1.0) / STD:.0f}",  # the table's numbers stay at 0.02
+        "loud_large": f"{bent_size(wide) * math.sqrt(config['d_ff']):.0f}",  # W_down and the table are alike
+    }
+
+
 def gpt2_numbers() -> dict[str, str]:
     """The first write of GPT-2's feed-forward part, from variances alone."""
     config = preset("gpt2")
     assert isinstance(config, DecoderConfig)
     wide = STD * math.sqrt(config.d_model)  # after W_up: the norm hands in numbers of size 1
-    grid = np.linspace(-8, 8, 4001)
-    density = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi) * (grid[1] - grid[0])
-    bent = math.sqrt(float(np.sum(gelu(wide * grid) ** 2 * density)))
+    bent = bent_size(wide)
     write = STD * math.sqrt(config.ff_width) * bent
     start = STD * math.sqrt(2)  # token table and position table
     return {

@@ -66,8 +66,8 @@ def numbers() -> dict[str, str]:
         "zipf_line": f"{words['zipf_line_through_all_ranks']:.2f}",
         "zipf_head": f"{words['zipf_line_through_first_1000']:.2f}",
         "zipf_rare": f"{words['zipf_by_n_min']['200']:.2f}",
-        "heaps": interval(words["heaps"]),
-        "heaps_eight": f"{8 ** words['heaps'][0]:.1f}",
+        "heaps": interval(words["heaps"], 3),  # 8^b follows from what is printed
+        "heaps_eight": f"{8 ** words['heaps'][0]:.2f}",
         "one_over_zipf": f"{1 / words['zipf'][0]:.2f}",
         "bytes_per_token_512": f"{by_size[512]['bytes_per_token']:.2f}",
         "bytes_per_token_8192": f"{by_size[8192]['bytes_per_token']:.2f}",
@@ -105,10 +105,10 @@ def at_share(leak: dict[str, Any], order: str, share: float) -> float:
     return value
 
 
-def interval(estimate: list[float]) -> str:
+def interval(estimate: list[float], digits: int = 2) -> str:
     """As in 0.71 [0.69, 0.72]."""
     value, low, high = estimate
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def best_runs(arm: str) -> dict[int, list[RunRecord]]:
@@ -145,12 +145,12 @@ def table(header: list[str], rows: list[list[str]]) -> HTML:
 def table_entropy() -> HTML:
     """Four symbols, what each costs under the right and under a wrong distribution."""
     rows = [
-        [symbol, f"{p:g}", f"{-math.log2(p):g}", f"{-math.log2(0.25):g}"]
-        for symbol, p in zip("abcd", PROBABILITIES, strict=True)
+        [symbol, f"{q:g}", f"{-math.log2(q):g}", f"{-math.log2(0.25):g}"]
+        for symbol, q in zip("abcd", PROBABILITIES, strict=True)
     ]
-    right = -sum(p * math.log2(p) for p in PROBABILITIES)
+    right = -sum(q * math.log2(q) for q in PROBABILITIES)
     rows.append(["on average", "", f"{right:g}", f"{-math.log2(0.25):g}"])
-    return table(["symbol", "share p", "bits, by p", "bits, if all are taken as equal"], rows)
+    return table(["symbol", "share q", "bits, by q", "bits, if all are taken as equal"], rows)
 
 
 def table_toy() -> HTML:
