@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers as hf
 
-from scalelab.core.checks import check_count, check_fraction, check_positive, is_number
+from scalelab.core.checks import check_count, check_fraction, check_positive, check_seed, is_number
 from scalelab.core.config import (
     KINDS,
     DecoderConfig,
@@ -183,3 +183,37 @@ def test_a_config_with_nonsense_in_it_is_refused_by_our_error_or_is_a_config(see
     except ConfigError:
         return
     assert config_from_dict(config_to_dict(made)) == made
+
+
+def test_a_share_that_rounding_leaves_just_below_a_whole_number_turns_that_number() -> None:
+    # 100 · 0.58 is 57.99… in floating point; 64 · 0.29 is truly 18.56, and cut off as GPT-NeoX cuts it off.
+    for width, share, turned in ((100, 0.58, 58), (64, 0.29, 18), (80, 0.25, 20)):
+        config = DecoderConfig(**{**SHAPE, "d_head": width}, positions="rope", rope_fraction=share)
+        assert config.rotary_width == turned
+
+
+@pytest.mark.parametrize("wrong", [{"rope_scaling": "x"}, {"rope_fraction": 0}, {"rope_theta": "10k"}])
+def test_rotary_settings_are_checked_whatever_the_positions(wrong: dict[str, Any]) -> None:
+    for positions in ("rope", "learned"):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            config_from_dict({**SHAPE, "positions": positions, **wrong})
+
+
+@pytest.mark.parametrize("thing", ["gpt2", None, SHAPE])
+def test_what_is_no_config_is_not_stored_as_one(thing: Any) -> None:
+    with pytest.raises(ConfigError, match=r"one of DecoderConfig.*preset"):
+        config_to_dict(thing)
+
+
+def test_heads_that_do_not_divide_are_refused_with_the_way_out() -> None:
+    with pytest.raises(ConfigError, match="n_heads=5: choose another n_heads"):
+        EncoderConfig(n_layers=1, d_model=16, n_heads=5, d_ff=8, vocab_size=9)
+
+
+@pytest.mark.parametrize("value", [-1, 2**64, 1.0, True, "3", None])
+def test_a_seed_is_what_generators_take(value: Any) -> None:
+    with pytest.raises(ConfigError, match="seed must be a whole number of at least 0 and below 2"):
+        check_seed(value)
+    for fine in (0, 2**64 - 1):
+        check_seed(fine)
+        torch.Generator().manual_seed(fine)

@@ -204,3 +204,11 @@ def test_a_source_is_read_once_and_kept() -> None:
     assert first.parts["across: keys, values"] == 0
     assert read.parts["across: keys, values"] == 2 * 2 * 50 * 32 * 2 * 4 * 8
     assert read.total > 10 * first.total
+
+
+@pytest.mark.parametrize("bytes_per_number", [0.1, 0.5, 0.6, 1, 2])
+def test_a_pass_moves_the_cache_that_there_is_whatever_a_number_takes(bytes_per_number: float) -> None:
+    config = DecoderConfig(n_layers=1, d_model=2, n_heads=1, vocab_size=9, seq_len=1000)
+    step = decode_pass(config, batch_size=8, context_len=1000, bytes_per_number=bytes_per_number)
+    room = kv_cache_bytes(config, batch_size=8, seq_len=1000, bytes_per_number=bytes_per_number)
+    assert step.cache_bytes == room == round(32_000 * bytes_per_number)

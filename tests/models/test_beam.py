@@ -178,6 +178,8 @@ def test_beams_go_on_beyond_the_context_by_its_last_tokens() -> None:
         {"max_new_tokens": 0},
         {"length_penalty": float("inf")},
         {"length_penalty": "long"},
+        {"length_penalty": 2000},
+        {"length_penalty": -10.5},
         {"early_stopping": "always"},
         {"early_stopping": 1},
         {"n_return": 0},
@@ -197,3 +199,27 @@ def test_logits_that_are_not_finite_are_reported() -> None:
         model.final_norm.weight[0] = float("nan")
     with pytest.raises(WeightsError, match="not finite"):
         beam_search(model, PROMPT, n_beams=2, max_new_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("n_words", "n_beams", "n_new", "end_id", "n_texts"),
+    [(3, 4, 1, None, 3), (2, 4, 2, 1, 3), (1, 2, 2, None, 1)],
+)
+def test_texts_that_the_search_did_not_find_are_not_made_up(
+    n_words: int, n_beams: int, n_new: int, end_id: int | None, n_texts: int
+) -> None:
+    """Few tokens make fewer texts than beams: of two tokens, one of them the end, there are three."""
+    config = DecoderConfig(**{**GPT2, "vocab_size": n_words})
+    settings: dict[str, Any] = {"n_beams": n_beams, "max_new_tokens": n_new, "end_id": end_id}
+    model, prompt = Decoder(config, seed=0), torch.tensor([[0]])
+    found = beam_search(model, prompt, **settings, n_return=n_texts)
+    assert len({tuple(text) for text in found.tokens[0].tolist()}) == n_texts
+    assert found.scores.min() > -1e3
+    with pytest.raises(ConfigError, match=f"n_return={n_texts + 1} texts, .* found only {n_texts}"):
+        beam_search(model, prompt, **settings, n_return=n_texts + 1)
+
+
+def test_results_of_two_searches_can_be_held_against_each_other() -> None:
+    found, again = (beam_search(decoder(0), PROMPT, n_beams=2, max_new_tokens=2) for _ in range(2))
+    assert found == found
+    assert found != again  # two results; whether their tokens are equal, torch.equal says

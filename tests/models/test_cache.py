@@ -136,8 +136,28 @@ def test_the_context_ends_where_it_ends_with_a_cache_too() -> None:
         model.hidden(tokens(1), cache=cache)
 
 
-@pytest.mark.parametrize("name", ["batch_size", "max_tokens"])
+SIZES = ["n_layers", "n_kv_heads", "d_head", "batch_size", "max_tokens"]
+
+
+@pytest.mark.parametrize("name", SIZES)
 def test_an_impossible_size_is_refused_by_name(name: str) -> None:
-    sizes = {"batch_size": 1, "max_tokens": 1, name: 0}
+    sizes = dict.fromkeys(SIZES, 1) | {name: 0}
     with pytest.raises(ConfigError, match=name):
-        Cache(n_layers=1, n_kv_heads=1, d_head=1, dtype=torch.float32, device=torch.device("cpu"), **sizes)
+        Cache(dtype=torch.float32, device=torch.device("cpu"), **sizes)
+
+
+@torch.no_grad()
+def test_another_models_cache_is_refused() -> None:
+    model = Decoder(DecoderConfig(**SHAPE), seed=0)
+    for change, message in (
+        ({"n_layers": 2}, "2 layers, the model 3"),
+        ({"n_kv_heads": 2}, "2 heads of width 8; asked to keep 4 heads of width 8"),
+        ({"d_head": 6}, "4 heads of width 6; asked to keep 4 heads of width 8"),
+    ):
+        other = Decoder(DecoderConfig(**{**SHAPE, **change}), device="meta").make_cache(3, 14)
+        with pytest.raises(DataError, match=message):
+            model.hidden(tokens(), cache=other)
+    config = EncoderDecoderConfig(n_layers=2, d_model=32, n_heads=4, d_head=8, d_ff=48, vocab_size=61)
+    both = EncoderDecoder(config, seed=0)
+    with pytest.raises(DataError, match="3 layers, the model 2"):
+        both.write(tokens(), both.read(tokens()), cache=model.make_cache(3, 14))

@@ -172,3 +172,29 @@ def test_writing_token_by_token_equals_writing_at_once(positions: str) -> None:
     steps = [model.write(target[:, i : i + 1], read, cache=cache) for i in range(7)]
     whole = model.write(target, model.read(source, padding=padding))
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_tables_of_relative_positions_start_as_t5s() -> None:
+    """They are added to scores of about 1: at the token table's spread they would drown them."""
+    transformers = pytest.importorskip("transformers")
+    shape = {"d_model": 256, "num_heads": 32, "d_kv": 8, "d_ff": 8, "vocab_size": 99, "num_layers": 1}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = transformers.T5ForConditionalGeneration(transformers.T5Config(**shape))
+    config = dataclasses.replace(BOTH, d_model=256, n_heads=32, n_layers=1)
+    for tied in (True, False):
+        ours = EncoderDecoder(dataclasses.replace(config, tie_embeddings=tied), seed=0)
+        for stack in ("encoder", "decoder"):
+            table = getattr(theirs, stack).block[0].layer[0].SelfAttention.relative_attention_bias.weight
+            found = getattr(
+                ours, stack
+            ).relative_positions.table.weight  # 1,024 draws: 2 % apart is one sigma
+            assert found.std().item() == pytest.approx(table.std().item(), rel=0.15)
+
+
+def test_a_loss_of_what_are_no_tokens_is_refused_by_name() -> None:
+    model, fine = EncoderDecoder(BOTH, seed=0), draw_tokens()
+    with pytest.raises(DataError, match=r"source must be a tensor .* got list"):
+        model.loss([[1]], fine)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"targets must be a tensor .* got torch\.float32"):
+        model.loss(fine, fine.float())

@@ -257,6 +257,7 @@ def test_unusable_prompts_are_refused(prompt: object, message: str) -> None:
     [
         (torch.ones(2, 3), "float32"),
         (torch.ones(2, 4, dtype=torch.bool), r"\[2, 3\]"),
+        (torch.ones(2, 3, dtype=torch.bool, device="meta"), "padding is on meta, the tokens on cpu"),
         (torch.tensor([[True] * 3, [False] * 3]), "row 1 of padding has no token"),
         (torch.tensor([[True] * 3, [True, True, False]]), "row 1 .* behind a token: .* on the left"),
     ],
@@ -281,6 +282,7 @@ def test_unusable_padding_is_refused(padding: torch.Tensor, message: str) -> Non
         {"top_p": "most"},
         {"seed": -1},
         {"seed": "x"},
+        {"seed": 2**64},
         {"end_id": 23},
         {"end_id": -1},
         {"pad_id": 1.0},
@@ -296,3 +298,17 @@ def test_a_model_that_does_not_write_is_refused() -> None:
     encoder = Encoder(EncoderConfig(n_layers=1, d_model=8, n_heads=2, d_ff=8, vocab_size=9), seed=0)
     with pytest.raises(ConfigError, match="EncoderDecoder, got Encoder"):
         generate(encoder, PROMPT, max_new_tokens=1)  # type: ignore[arg-type]
+
+
+def test_a_compiled_model_is_refused_with_what_to_give_instead() -> None:
+    compiled = torch.nn.Module()
+    compiled._orig_mod = decoder()  # as torch.compile wraps it
+    with pytest.raises(ConfigError, match=r"got Module: give the module inside it, model\._orig_mod"):
+        generate(compiled, PROMPT, max_new_tokens=1)  # type: ignore[arg-type]
+
+
+def test_without_a_cache_a_source_is_read_once_all_the_same() -> None:
+    model, reads = sequence_model(), []
+    model.encoder.register_forward_hook(lambda *_: reads.append(1))
+    generate(model, PROMPT, max_new_tokens=5, use_cache=False)
+    assert len(reads) == 1

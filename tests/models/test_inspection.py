@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from scalelab.core.config import DecoderConfig
-from scalelab.models import Decoder, attention_maps, from_transformers, residual_stream
+from scalelab.core.config import DecoderConfig, EncoderDecoderConfig
+from scalelab.core.errors import ConfigError
+from scalelab.models import Decoder, EncoderDecoder, attention_maps, from_transformers, residual_stream
 
 TOKENS = torch.randint(37, (2, 11), generator=torch.Generator().manual_seed(1))
 COMMON = {"vocab_size": 37, "bos_token_id": None, "eos_token_id": None, "attn_implementation": "eager"}
@@ -59,11 +60,14 @@ def test_looking_leaves_no_trace_and_rows_sum_to_one(positions: str) -> None:
         n_layers=2, d_model=24, n_heads=3, vocab_size=37, seq_len=16, positions=positions, dropout=0.5
     )
     model = Decoder(config, seed=0).train()
+    model.blocks[0].eval()
+    modes = [module.training for module in model.modules()]
     maps = attention_maps(model, TOKENS)
     assert maps.shape == (2, 2, 3, 11, 11)
     torch.testing.assert_close(maps.sum(-1), torch.ones(2, 2, 3, 11))
     assert maps.triu(1).abs().max() == 0  # nobody looks ahead
-    assert model.training
+    residual_stream(model, TOKENS)
+    assert modes == [module.training for module in model.modules()]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert torch.equal(maps, attention_maps(model, TOKENS))  # dropout is off
 
@@ -73,3 +77,10 @@ def test_the_first_stream_is_the_embedded_input() -> None:
     model = Decoder(config, seed=0)
     embedded = model.token_embedding(TOKENS) + model.position_embedding.weight[:11]
     torch.testing.assert_close(residual_stream(model, TOKENS)[0], embedded)
+
+
+@pytest.mark.parametrize("look", [attention_maps, residual_stream])
+def test_a_model_of_two_stacks_is_refused(look: Any) -> None:
+    config = EncoderDecoderConfig(n_layers=1, d_model=24, n_heads=3, d_head=8, d_ff=20, vocab_size=37)
+    with pytest.raises(ConfigError, match="a Decoder or an Encoder can be looked into, got EncoderDecoder"):
+        look(EncoderDecoder(config, seed=0), TOKENS)

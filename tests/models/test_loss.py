@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scalelab.core.config import DecoderConfig
-from scalelab.core.errors import DataError
+from scalelab.core.errors import ConfigError, DataError
 from scalelab.models import Decoder, loss_nats
 
 CONFIG = DecoderConfig(n_layers=1, d_model=16, n_heads=2, vocab_size=11, seq_len=8)
@@ -58,3 +58,11 @@ def test_targets_outside_the_vocabulary_or_of_another_shape_are_refused() -> Non
         loss_nats(logits, targets + 11)
     with pytest.raises(DataError, match=r"\(3, 4\)"):
         loss_nats(logits, targets[:, :4])
+
+
+def test_another_reduction_and_targets_that_are_no_ids_are_refused() -> None:
+    logits, targets = case()
+    with pytest.raises(ConfigError, match="reduction must be one of mean, sum, none; got 'avg'"):
+        loss_nats(logits, targets, "avg")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"whole numbers, got torch\.float32"):
+        loss_nats(logits, targets.float())

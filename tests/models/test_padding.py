@@ -125,6 +125,7 @@ UNUSABLE: list[tuple[Any, str]] = [
     (torch.ones(2, 11).bool(), r"\[3, 11\].*got \[2, 11\]"),
     (torch.ones(11).bool(), r"\[3, 11\].*got \[11\]"),
     (torch.ones(3, 1, 1, 11).bool(), r"\[3, 11\].*got \[3, 1, 1, 11\]"),
+    (torch.ones(3, 11, device="meta").bool(), "padding is on meta, the tokens on cpu"),
     (torch.arange(3)[:, None].ne(1).expand(3, 11), "row 1 of padding has no token"),
 ]
 
@@ -216,3 +217,26 @@ def test_attention_weights_are_those_that_attend_takes_means_by(name: str, sees:
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, 4, 9))
     mixed = weights @ v.repeat_interleave(2, dim=1)
     torch.testing.assert_close(mixed, attend(q, k, v, **sees), rtol=1e-5, atol=1e-6)
+
+
+def test_a_mask_and_causal_are_not_asked_for_at_once() -> None:
+    q = normal(1, 2, 5, 6, seed=0)
+    mask = torch.ones(5, 5, dtype=torch.bool)
+    for ask in (
+        lambda: attend(q, q, q, causal=True, mask=mask),
+        lambda: attention_weights(q, q, causal=True, mask=mask),
+    ):
+        with pytest.raises(AssertionError, match="causal must be False"):
+            ask()
+
+
+def test_an_encoders_loss_of_padded_rows_is_that_of_the_rows_alone() -> None:
+    model = shaken(Encoder(EncoderConfig(**SHAPE, d_ff=20, seq_len=16, mlm_head=True), seed=0))
+    tokens, padding = draw_tokens(37), padding_on("right")
+    segments = (torch.arange(11) > 4).long().expand(3, 11)
+    targets = tokens.masked_fill(~padding, -100)
+    together = model.loss(tokens, targets, "none", segments=segments, padding=padding)
+    for row, kept in enumerate(padding):
+        one = slice(row, row + 1)
+        alone = model.loss(tokens[one, kept], targets[one, kept], "none", segments=segments[one, kept])
+        torch.testing.assert_close(together[one, kept], alone, rtol=1e-5, atol=1e-5)

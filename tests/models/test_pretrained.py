@@ -324,3 +324,108 @@ def test_taking_the_special_tokens_off_gives_the_description_back(description: s
         files = tokenizer_files(description, SPECIAL, kind=kind, seq_len=8)
         assert files["tokenizer.json"] != description
         assert description_of(files["tokenizer.json"]) == description
+
+
+def test_what_is_no_model_folder_of_ours_is_left_alone(
+    tmp_path: Path, description: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("thesis", "theirs", "ours", "here"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "thesis" / "thesis.tex").write_text("three years")
+    (tmp_path / "theirs" / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "file").write_text("notes")
+    save_pretrained(shaken("gpt2"), description, SPECIAL, tmp_path / "ours", CARD)
+    (tmp_path / "ours" / "notes.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for place, message in (
+        (tmp_path / "thesis", "thesis.* holds thesis.tex, which would be lost: name another"),
+        (tmp_path / "theirs", "theirs is there already, and its config.json is none of scalelab-model-1"),
+        (tmp_path / "file", "file is there already, and is no folder"),
+        (tmp_path / "ours", "ours.* holds notes.txt, which would be lost"),
+        (Path(), "the folder this program runs in"),
+    ):
+        with pytest.raises(WeightsError, match=message):
+            save_pretrained(shaken("llama"), description, SPECIAL, place, CARD)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_an_empty_folder_is_filled_and_a_folder_of_ours_replaced_whole(
+    tmp_path: Path, description: str
+) -> None:
+    (tmp_path / "m").mkdir()
+    for name in ("gpt2", "bert"):  # the second has one file less
+        save_pretrained(shaken(name), description, SPECIAL, tmp_path / "m", CARD)
+        assert type(load_pretrained(tmp_path / "m").model) is type(MODELS[name]())
+    assert not (tmp_path / "m" / "generation_config.json").exists()
+
+
+def test_a_card_is_read_as_json_gives_it_back(tmp_path: Path, description: str) -> None:
+    card = {"losses": {2: 1.5, 10: 0.5}, "shape": (1, 2), "licences": {"corpus": "MIT"}, "note": "a|b\nc"}
+    save_pretrained(shaken("llama"), description, SPECIAL, tmp_path / "m", card)
+    read = load_pretrained(tmp_path / "m").card
+    assert read == {**card, "losses": {"2": 1.5, "10": 0.5}, "shape": [1, 2]}
+    text = (tmp_path / "m" / "README.md").read_text()
+    assert "| note | a\\|b c |" in text
+    assert "- corpus: MIT\n" in text
+
+
+@pytest.mark.parametrize("value", [Path("x"), {1, 2}, object()])
+def test_a_card_that_is_no_json_is_refused(value: object, tmp_path: Path, description: str) -> None:
+    with pytest.raises(WeightsError, match="card must hold JSON values only"):
+        save_pretrained(shaken("llama"), description, SPECIAL, tmp_path / "m", {"where": value})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("heads", "task"),
+    [
+        ({"mlm_head": True, "pooler": False}, "fill-mask"),
+        ({"mlm_head": True, "nsp_head": True}, "fill-mask"),
+        ({"nsp_head": True}, "feature-extraction"),
+        ({}, "feature-extraction"),
+        ({"pooler": False}, "feature-extraction"),
+    ],
+)
+def test_the_example_in_the_model_card_loads_every_head_and_draws_none(
+    heads: dict[str, bool], task: str, tmp_path: Path, description: str
+) -> None:
+    pytest.importorskip("transformers")
+    model = Encoder(EncoderConfig(**SHAPE, d_ff=32, seq_len=32, **heads), seed=0)  # type: ignore[arg-type]
+    save_pretrained(model, description, SPECIAL, tmp_path / "m", CARD)
+    text = (tmp_path / "m" / "README.md").read_text()
+    assert f"pipeline_tag: {task}\n" in text
+    example = text.split("```python\n")[1].split("```")[0]
+    made: dict[str, Any] = {"folder": tmp_path / "m"}
+    exec(example.replace("(folder", "(folder, output_loading_info=True", 1), made)
+    theirs, report = made["model"]
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    for key, tensor in from_transformers(theirs).state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[key].half().float()), key
+
+
+def test_a_disk_that_refuses_is_not_called_full(
+    tmp_path: Path, description: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, content: bytes) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(WeightsError, match="Permission denied; name another folder"):
+        save_pretrained(shaken("gpt2"), description, SPECIAL, tmp_path / "m", CARD)
+
+
+def test_a_post_processor_in_an_encoders_place_for_one_is_named(description: str) -> None:
+    whole = tokenizers.Tokenizer.from_str(description)
+    whole.post_processor = tokenizers.processors.ByteLevel()
+    with pytest.raises(WeightsError, match="post-processor already"):
+        tokenizer_files(whole.to_str(), SPECIAL, kind="encoder", seq_len=8)
+    assert (
+        description_of(tokenizer_files(whole.to_str(), SPECIAL, kind="decoder", seq_len=8)["tokenizer.json"])
+        == whole.to_str()
+    )
+
+
+def test_what_is_no_model_of_ours_is_not_written(tmp_path: Path, description: str) -> None:
+    with pytest.raises(WeightsError, match="got Linear"):
+        save_pretrained(torch.nn.Linear(2, 2), description, SPECIAL, tmp_path / "m", CARD)  # type: ignore[arg-type]

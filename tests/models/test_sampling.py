@@ -79,3 +79,27 @@ def test_tokens_ruled_out_by_the_model_are_never_drawn() -> None:
 def test_a_top_p_of_nothing_names_the_setting_that_was_meant() -> None:
     with pytest.raises(ConfigError, match=r"top_p must lie in \(0, 1\], got 0; .* temperature=0"):
         Sampler(top_p=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.2}, {"top_k": 7, "temperature": 0.5}], ids=str)
+def test_probabilities_of_narrow_logits_are_those_of_the_same_numbers_in_fp32(
+    settings: dict[str, Any], dtype: torch.dtype
+) -> None:
+    narrow = logits(4, 2_000).to(dtype)
+    sampler = Sampler(**settings)
+    assert torch.equal(sampler.probabilities(narrow), sampler.probabilities(narrow.float()))
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-46, 1e-40])
+def test_a_temperature_that_fp32_rounds_to_nothing_is_as_good_as_greedy(temperature: float) -> None:
+    scores = torch.cat((logits(), torch.tensor([[0.0, -torch.inf] * 20])))
+    drawn = Sampler(temperature=temperature).probabilities(scores)
+    best = scores == scores.amax(-1, keepdim=True)
+    torch.testing.assert_close(drawn, best / best.sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("temperature", [1e39, 1e300, 10**300])
+def test_a_temperature_beyond_fp32_makes_all_that_may_be_drawn_alike(temperature: float) -> None:
+    drawn = Sampler(temperature=temperature).probabilities(torch.tensor([[3.0, -torch.inf, -2.0]]))
+    assert drawn.tolist() == [[0.5, 0.0, 0.5]]

@@ -109,3 +109,26 @@ def test_a_tile_must_hold_something(tile: object) -> None:
         tiled_attention(q, q, q, q_tile=tile)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="k_tile"):
         tiled_attention(q, q, q, k_tile=tile)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("k_tile", [1, 128])
+def test_means_over_many_keys_in_bf16_do_not_stop_growing(k_tile: int) -> None:
+    """In bf16 a sum of ones ends at 256: the mean of zeros and ones, half of each, would come out as 1."""
+    q, k = torch.zeros(1, 4, dtype=torch.bfloat16), torch.zeros(1024, 4, dtype=torch.bfloat16)
+    v = torch.arange(1024).ge(512).to(torch.bfloat16)[:, None]
+    got = tiled_attention(q, k, v, k_tile=k_tile)
+    assert got.dtype == torch.bfloat16
+    assert got.item() == 0.5
+
+
+def test_scores_beyond_fp16_are_no_numbers_of_fp16() -> None:
+    q = torch.full((3, 4), 200, dtype=torch.float16)  # 160,000 before the division by √K
+    assert torch.equal(tiled_attention(q, q, q), q)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_inputs_are_as_near_as_torchs_attention(dtype: torch.dtype) -> None:
+    q, k, v = (part.to(dtype) for part in draw(4, n_keys=2000, dtype=torch.float32))
+    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    error = (tiled_attention(q, k, v, k_tile=16).double() - exact).abs().max()
+    assert error <= torch.finfo(dtype).eps * exact.abs().max()

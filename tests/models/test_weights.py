@@ -5,15 +5,17 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from scalelab.core.config import DecoderConfig
-from scalelab.core.errors import WeightsError
+from scalelab.core.config import DecoderConfig, VisionConfig
+from scalelab.core.errors import ConfigError, WeightsError
 from scalelab.models import Decoder, from_transformers, to_transformers
+from scalelab.models.weights import make_model
 
 transformers = pytest.importorskip("transformers")
 
@@ -242,8 +244,11 @@ def test_a_folder_with_missing_or_damaged_weights_is_refused(tmp_path: Path) -> 
 def test_a_head_that_differs_from_its_table_is_not_lost_silently() -> None:
     model = make("GPT2", GPT2)
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() + 1)
-    with pytest.raises(WeightsError, match="tie_word_embeddings"):
+    with pytest.raises(WeightsError, match=r"set model\.config\.tie_word_embeddings = False"):
         from_transformers(model)
+    model.config.tie_word_embeddings = False  # the way out leads somewhere
+    tokens = tokens_for(model)
+    torch.testing.assert_close(from_transformers(model)(tokens), model(tokens).logits, rtol=1e-5, atol=1e-5)
 
 
 GPT2_SHAPE = DecoderConfig(n_layers=1, d_model=32, n_heads=4, vocab_size=9, seq_len=8)
@@ -278,3 +283,82 @@ def test_without_transformers_the_way_to_get_it_is_named(monkeypatch: pytest.Mon
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(WeightsError, match=r"pip install 'scalelab\[hub\]'"):
         to_transformers(Decoder(GPT2_SHAPE, seed=0))
+
+
+def with_a_bias(kind: str) -> tuple[Any, str]:
+    """A model with one parameter more than its config asks for, and that parameter's name."""
+    if kind == "GPT2":
+        model, name = make("GPT2", GPT2), "lm_head.bias"
+        model.lm_head.bias = torch.nn.Parameter(torch.ones(67))
+    else:
+        model, name = make("Llama", LLAMA), "model.layers.1.self_attn.q_proj.bias"
+        model.model.layers[1].self_attn.q_proj.bias = torch.nn.Parameter(torch.ones(32))
+    return model, name
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "Llama"])
+def test_a_parameter_that_ours_do_not_have_is_not_lost_silently(kind: str, tmp_path: Path) -> None:
+    model, name = with_a_bias(kind)
+    with pytest.raises(WeightsError, match=rf"ours would lose: {re.escape(name)}"):
+        from_transformers(model)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=rf"ours would lose: {re.escape(name)}"):
+        from_transformers(tmp_path)
+
+
+def add_to(folder: Path, shapes: dict[str, tuple[int, ...]], cut: str = "") -> None:
+    """More tensors for a saved model, whose names lose the prefix `cut`."""
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    tensors = {name.removeprefix(cut): tensor for name, tensor in load_file(file).items()}
+    save_file(tensors | {n: torch.ones(shape) for n, shape in shapes.items()}, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "cut", "more"),
+    [
+        ("Llama", "", {"model.norm.bias": (32,)}),
+        ("Llama", "", {"model.layers.0.self_attn.q_norm.weight": (8,)}),
+        ("Llama", "", {"model.layers.2.input_layernorm.weight": (32,)}),
+        ("Llama", "model.", {"layers.0.mlp.up_proj.bias": (48,)}),
+        ("GPT2", "transformer.", {"h.0.attn.c_attn.gate": (1,)}),
+    ],
+)
+def test_a_folders_tensors_of_the_body_are_read_or_refused(
+    kind: str, cut: str, more: dict[str, tuple[int, ...]], tmp_path: Path
+) -> None:
+    make(kind, GPT2 if kind == "GPT2" else LLAMA).save_pretrained(tmp_path)
+    add_to(tmp_path, more, cut)
+    with pytest.raises(WeightsError, match=rf"ours would lose: {re.escape(next(iter(more)))}"):
+        from_transformers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cut", "more"),
+    [
+        ("GPT2", "", {"transformer.h.0.attn.bias": (1, 1, 24, 24), "transformer.h.1.attn.masked_bias": (1,)}),
+        ("GPT2", "transformer.", {"h.0.attn.bias": (1, 1, 24, 24)}),
+        ("GPT2", "", {"score.weight": (2, 32)}),
+        ("Llama", "", {"model.layers.0.self_attn.rotary_emb.inv_freq": (4,)}),
+        ("Llama", "model.", {"rotary_emb.inv_freq": (4,)}),
+    ],
+)
+def test_masks_angles_and_other_heads_in_a_folder_stay_behind(
+    kind: str, cut: str, more: dict[str, tuple[int, ...]], tmp_path: Path
+) -> None:
+    theirs = make(kind, GPT2 if kind == "GPT2" else LLAMA).eval()
+    theirs.save_pretrained(tmp_path)
+    add_to(tmp_path, more, cut)
+    tokens = tokens_for(theirs)
+    torch.testing.assert_close(
+        from_transformers(tmp_path)(tokens), theirs(tokens).logits, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_what_is_no_model_of_ours_is_neither_made_nor_written() -> None:
+    vision = VisionConfig(n_layers=1, d_model=4, n_heads=1, d_ff=4, patch_size=16)
+    with pytest.raises(ConfigError, match="got VisionConfig"):
+        make_model(vision)  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match="got Linear"):
+        to_transformers(torch.nn.Linear(2, 2))  # type: ignore[arg-type]

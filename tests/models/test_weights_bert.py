@@ -229,3 +229,29 @@ def test_the_masked_head_bends_as_the_feed_forward_does() -> None:
     table = torch.eye(9, 8)
     want = F.layer_norm(F.relu(head.dense(x)), (8,), eps=1e-12) @ table.T + head.bias
     torch.testing.assert_close(head(x, table), want)
+
+
+@pytest.mark.parametrize("named", ["BertForMaskedLM", "BertForNextSentencePrediction", "BertModel"])
+def test_heads_that_a_folder_has_and_its_class_has_not_stay_behind(named: str, tmp_path: Path) -> None:
+    """As in the released BERTs, which hold both heads and are mostly read for one of them, or none."""
+    from safetensors.torch import load_file, save_file
+
+    theirs = make("BertForPreTraining", BERT)
+    theirs.config.architectures = [named]
+    theirs.save_pretrained(tmp_path)
+    file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    old = {"bert.embeddings.position_ids": torch.arange(20)[None]}  # which older versions stored
+    save_file(load_file(file) | old, file, {"format": "pt"})
+    config.write_text(config.read_text().replace("BertForPreTraining", named))
+    ours = from_transformers(tmp_path)
+    tokens, segments, _ = inputs_for(theirs.config)
+    want = theirs.bert(tokens, token_type_ids=segments).last_hidden_state
+    torch.testing.assert_close(ours.hidden(tokens, segments), want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_of_its_own_is_refused_without_a_way_out_that_leads_nowhere() -> None:
+    theirs = make("BertForMaskedLM", BERT)
+    theirs.cls.predictions.decoder.weight = torch.nn.Parameter(torch.zeros(61, 24))
+    with pytest.raises(WeightsError, match=r"decoder\.weight .* this model cannot be read") as caught:
+        from_transformers(theirs)
+    assert "tie_word_embeddings" not in str(caught.value)

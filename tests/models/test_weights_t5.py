@@ -191,3 +191,22 @@ def test_an_encoder_decoder_that_is_no_t5_is_not_written(change: dict[str, Any],
     config = EncoderDecoderConfig(n_layers=1, d_model=8, n_heads=2, d_head=4, d_ff=8, vocab_size=9, **change)
     with pytest.raises(WeightsError, match=message):
         to_transformers(EncoderDecoder(config, seed=0))
+
+
+def test_a_t5_of_two_types_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    """The library keeps some of its weights in fp32 where it loads the rest in fp16, and casts in between."""
+    make(T5).save_pretrained(tmp_path)
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float16)
+    assert len({parameter.dtype for parameter in theirs.parameters()}) == 2
+    with pytest.raises(WeightsError, match=r"torch\.float16 and torch\.float32: load it .*float\(\)"):
+        from_transformers(theirs)
+    theirs = theirs.float()
+    assert_same_outputs(from_transformers(theirs), theirs, 12, 9)
+
+
+def test_stacks_with_tables_of_their_own_are_refused_without_a_way_out_that_leads_nowhere() -> None:
+    theirs = make(T5)
+    theirs.encoder.embed_tokens = torch.nn.Embedding(53, 24)
+    with pytest.raises(WeightsError, match=r"encoder\.embed_tokens.* this model cannot be read") as caught:
+        from_transformers(theirs)
+    assert "tie_word_embeddings" not in str(caught.value)

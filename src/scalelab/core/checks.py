@@ -29,6 +29,12 @@ def check_count(name: str, value: object) -> None:
         raise ConfigError(f"{name} must be a whole number of at least 0, got {value!r}")
 
 
+def check_seed(value: object) -> None:
+    """Raise ConfigError unless `value` is a whole number that torch's generators take: in [0, 2^64)."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**64:
+        raise ConfigError(f"seed must be a whole number of at least 0 and below 2^64, got {value!r}")
+
+
 def check_positive(name: str, value: object) -> None:
     """Raise ConfigError unless `value` is a finite number above 0."""
     if not (is_number(value) and value > 0):  # type: ignore[operator]
@@ -56,4 +62,4 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 def check_heads_divide(d_model: int, n_heads: int) -> None:
     """Raise ConfigError unless the width splits evenly into heads."""
     if d_model % n_heads:
-        raise ConfigError(f"d_model={d_model} is not a multiple of n_heads={n_heads}")
+        raise ConfigError(f"d_model={d_model} is not a multiple of n_heads={n_heads}: choose another n_heads")

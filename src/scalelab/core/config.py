@@ -93,8 +93,14 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
 
     A decoder's `norm_position` is named only where it is "post", so that runs from before there was a choice
     keep their names.
+
+    Raises:
+        ConfigError: `config` is none of the four kinds.
     """
-    kind = next(name for name, cls in KINDS.items() if type(config) is cls)
+    kind = next((name for name, cls in KINDS.items() if type(config) is cls), None)
+    if kind is None:
+        known = ", ".join(cls.__name__ for cls in KINDS.values())
+        raise ConfigError(f"a model config is one of {known}; got {config!r:.80} (a name needs preset(name))")
     values = dataclasses.asdict(config)
     if isinstance(config, DecoderConfig) and config.norm_position == "pre":
         del values["norm_position"]

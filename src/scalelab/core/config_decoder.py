@@ -78,6 +78,9 @@ class DecoderConfig:
         parallel_residual: attention and feed-forward read the same input (GPT-NeoX).
         dropout: probability, on embeddings, attention weights and sub-layer outputs while training.
 
+    A size that was None is filled in once, from the others. `dataclasses.replace` therefore keeps it: whoever
+    changes `d_model`, `n_heads` or `feed_forward` there says None for the sizes that are to follow.
+
     Raises:
         ConfigError: a size that is not a positive whole number, heads that do not divide, an unknown part.
     """
@@ -156,8 +159,6 @@ class DecoderConfig:
         check_positive_int("d_ff", self.d_ff)
 
     def _check_rotation(self) -> None:
-        if self.positions != "rope":
-            return
         check_positive("rope_theta", self.rope_theta)
         if not (is_number(self.rope_fraction) and 0 < self.rope_fraction <= 1):
             raise ConfigError(f"rope_fraction must lie in (0, 1], got {self.rope_fraction!r}")
@@ -165,7 +166,7 @@ class DecoderConfig:
             check_positive_int("rope_skip_every", self.rope_skip_every)
         if self.rope_scaling is not None and not isinstance(self.rope_scaling, RopeScaling):
             raise ConfigError(f"rope_scaling must be a RopeScaling or None, got {self.rope_scaling!r}")
-        if self.rotary_width < 2 or self.rotary_width % 2:
+        if self.positions == "rope" and (self.rotary_width < 2 or self.rotary_width % 2):
             raise ConfigError(
                 f"rotary positions turn pairs of numbers: d_head={self.d_head} times "
                 f"rope_fraction={self.rope_fraction} must be an even number of at least 2"
@@ -193,7 +194,8 @@ class DecoderConfig:
     @property
     def rotary_width(self) -> int:
         """How many of a head's numbers are turned by rotary positions."""
-        return int(self.head_width * self.rope_fraction)
+        # Cut off, as `transformers` does, but not where only rounding is short of a whole number: 100 · 0.58.
+        return int(self.head_width * self.rope_fraction + 1e-9)
 
     @property
     def scale_scores(self) -> bool:

@@ -66,7 +66,8 @@ class EncoderConfig(_PlainStack):
         seq_len: the longest input, tokens. n_segments: rows of the segment table.
         pooler: whether the first position passes one more dense layer.
         mlm_head: whether there is a head that says which token was hidden: a dense layer with a norm, then
-            the input table with a bias for each token.
+            the input table with a bias for each token. Without an nsp_head nothing trains the pooler then,
+            and no class of `transformers` has both: set pooler=False.
         nsp_head: whether the pooled vector is classified as "follows" or "does not" (needs the pooler).
         norm, norm_eps: which normalisation.
         norm_position: "post" norms the embeddings and after each addition, as BERT; "pre" norms what each

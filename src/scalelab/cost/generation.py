@@ -231,12 +231,12 @@ def _pass(
     """`n_cached` tokens' keys and values are moved, `n_places` pass through the head."""
     check_positive("bytes_per_number", bytes_per_number)
     check_bool("activations", activations)
-    cache = kv_cache_bytes(c, batch_size=1, seq_len=1, bytes_per_number=bytes_per_number) * n_cached
+    kept = kv_cache_bytes(c, batch_size=1, seq_len=1, bytes_per_number=1) * n_cached  # numbers
     moved = _activations(c, n_tokens, n_places) if activations else 0
     return Pass(
         flops=flops,
         weights_bytes=round(params(c).matmul * bytes_per_number),
-        cache_bytes=cache,
+        cache_bytes=round(kept * bytes_per_number),
         activations_bytes=round(moved * bytes_per_number),
     )
 

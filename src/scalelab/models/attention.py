@@ -166,6 +166,7 @@ def attend(
     before the softmax. From T = 1,024 on the stored weights would cost too much memory, and the
     fused kernel is used again.
     """
+    assert not (causal and mask is not None), "where there is a mask, it says all: causal must be False"
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad and q.shape[2] < 1024:
         return _attend_by_products(q, k, v, causal, mask, scale, dropout)
     is_grouped = q.shape[1] != k.shape[1]
@@ -185,6 +186,7 @@ def attention_weights(
     scale: float | None = None,
 ) -> Float[Tensor, "B H T S"]:
     """The weights that `attend` takes means by, written out: to look at, not to compute with."""
+    assert not (causal and mask is not None), "where there is a mask, it says all: causal must be False"
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # [B, H, S, K]
     scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scale is None else scale)  # [B, H, T, S]
     if causal:

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from scalelab.models.encoder_decoder import EncoderDecoder
 
 EarlyStopping = bool | Literal["never"]
-# The score of what may not be chosen. Not -inf: as finite numbers, those that must be taken after all (fewer
-# tokens than beams) keep an order, the one of `transformers`.
+# The score of what may not be chosen, as in `transformers`. Not -inf: with fewer extensions than beams some
+# of it must be taken after all, and is extended further. What comes of that is no text, and not handed out.
 NEVER = -1.0e9
+MAX_PENALTY = 10.0  # n to this power, for thousands of tokens, is still a number in fp32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # tensors do not say whether they are equal
 class Beams:
     """What a beam search found.
 
@@ -60,8 +61,10 @@ class _Rules:
     def __post_init__(self) -> None:
         check_positive_int("n_beams", self.n_beams)
         check_positive_int("max_new_tokens", self.max_new_tokens)
-        if not is_number(self.length_penalty):
-            raise ConfigError(f"length_penalty must be a finite number, got {self.length_penalty!r}")
+        if not (is_number(self.length_penalty) and abs(self.length_penalty) <= MAX_PENALTY):
+            raise ConfigError(
+                f"length_penalty must lie in [-{MAX_PENALTY:g}, {MAX_PENALTY:g}], got {self.length_penalty!r}"
+            )
         if self.early_stopping is not True and self.early_stopping not in (False, "never"):
             raise ConfigError(f"early_stopping must be True, False or 'never', got {self.early_stopping!r}")
 
@@ -103,7 +106,8 @@ def beam_search(
 
     Raises:
         DataError: prompts or padding that cannot be used.
-        ConfigError: a setting out of its range, or a model that does not write.
+        ConfigError: a setting out of its range, a model that does not write, or an n_return of more texts
+            than this search found, which with few tokens can be fewer than n_beams.
         WeightsError: logits that are not finite.
 
     Differs: `transformers` fills up with the end token where pad_id is 0, whatever was asked for.
@@ -163,7 +167,8 @@ class _Search:
         batch, n_beams = self._scores.shape
         vocab_size = log_probabilities.shape[-1]
         sums = log_probabilities.view(batch, n_beams, vocab_size) + self._running_scores[:, :, None]
-        sums, places = sums.flatten(1).topk(2 * n_beams, dim=-1)  # [B, 2N] each
+        n_looked_at = min(2 * n_beams, n_beams * vocab_size)  # fewer where there is but one token
+        sums, places = sums.flatten(1).topk(n_looked_at, dim=-1)  # [B, 2N] each
         parents = places // vocab_size
         texts = _take(self._running, parents)  # [B, 2N, n]
         texts[:, :, self.length] = places % vocab_size
@@ -183,9 +188,21 @@ class _Search:
         return (parents.gather(1, chosen) + first).flatten()
 
     def result(self, n_return: int) -> tuple[Int[Tensor, "B N n"], Float[Tensor, "B N"]]:
-        """The best finished texts, as long as the longest of them, and their scores."""
-        longest = int(self._lengths[:, :n_return].max())
-        return self._finished[:, :n_return, :longest], self._scores[:, :n_return]
+        """The best finished texts, as long as the longest of them, and their scores.
+
+        Raises:
+            ConfigError: a row does not have so many.
+        """
+        lengths, scores = self._lengths[:, :n_return], self._scores[:, :n_return]
+        sums = scores.double() * lengths.clamp(min=1).double() ** self.rules.length_penalty
+        # Less is no sum of log-probabilities; but -inf is one, of a text that the model rules out.
+        n_found = int(((sums > NEVER / 2) | sums.isinf()).sum(dim=1).min())
+        if n_found < n_return:
+            raise ConfigError(
+                f"n_return={n_return} texts, and the search found only {n_found}: ask for no more, or let it "
+                "write more tokens"
+            )
+        return self._finished[:, :n_return, : int(lengths.max())], scores
 
     def _finish(
         self, texts: Int[Tensor, "B 2N n"], sums: Float[Tensor, "B 2N"], ends: Bool[Tensor, "B 2N"]

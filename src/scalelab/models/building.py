@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from scalelab.core.checks import check_count
+from scalelab.core.checks import check_seed
 from scalelab.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,13 +32,26 @@ def materialise(
         device: where they live, the CPU when None. On "meta" there are none.
 
     Raises:
-        ConfigError: the seed is not a whole number.
+        ConfigError: the seed is not a whole number in [0, 2^64).
     """
     device = torch.device("cpu" if device is None else device)
     if device.type == "meta":
         return
     model.to_empty(device=device)
     fill(seeded(seed))
+
+
+@contextlib.contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Without dropout; every module's mode as before afterwards."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
 
 
 def make_dropout(probability: float) -> nn.Module:
@@ -49,13 +63,13 @@ def seeded(seed: int | None) -> torch.Generator:
     """A CPU generator; with a fresh seed from the system when None.
 
     Raises:
-        ConfigError: the seed is not a whole number.
+        ConfigError: the seed is not a whole number in [0, 2^64).
     """
     generator = torch.Generator()
     if seed is None:
         generator.seed()
         return generator
-    check_count("seed", seed)
+    check_seed(seed)
     return generator.manual_seed(seed)
 
 

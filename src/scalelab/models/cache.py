@@ -1,7 +1,8 @@
 """The KV cache: keys and values of tokens read so far, so that each new token costs one token's work.
 
 It holds 2 · L · KV · K numbers for each token of each row. Room is made once for the longest length, since
-growing by concatenation would copy everything for every token.
+growing by concatenation would copy everything for every token. It is for writing text, not for training: new
+keys go into tensors that a backward pass through earlier ones would need. Read under torch.no_grad().
 Source: Pope et al. 2022, arXiv:2211.05102, section 2. Taught in book/transformers/inference.md.
 """
 
@@ -37,13 +38,18 @@ class LayerCache:
         """Keep those of new tokens; all of them, old and new.
 
         Raises:
-            DataError: there is no room left, or another number of rows.
+            DataError: there is no room left, another number of rows, or keys of another model's shape.
         """
         end = self.length + k.shape[2]
         if end > self._keys.shape[2] or k.shape[0] != self._keys.shape[0]:
             raise DataError(
                 f"the cache has room for {self._keys.shape[0]} rows of {self._keys.shape[2]} tokens; "
                 f"asked to keep {k.shape[0]} rows of {end}: make a larger one"
+            )
+        if k.shape[1::2] != self._keys.shape[1::2]:
+            raise DataError(
+                f"the cache keeps {_heads_of(self._keys)}; asked to keep {_heads_of(k)}: "
+                "make one with the model's own make_cache"
             )
         self._keys[:, :, self.length : end] = k
         self._values[:, :, self.length : end] = v
@@ -83,8 +89,9 @@ class Cache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        check_positive_int("batch_size", batch_size)
-        check_positive_int("max_tokens", max_tokens)
+        sizes = {"n_layers": n_layers, "n_kv_heads": n_kv_heads, "d_head": d_head, "batch_size": batch_size}
+        for name, size in {**sizes, "max_tokens": max_tokens}.items():
+            check_positive_int(name, size)
         shape = (batch_size, n_kv_heads, max_tokens, d_head)
         self.max_tokens = max_tokens
         self.layers = tuple(
@@ -102,6 +109,18 @@ class Cache:
         """Bytes of the room that was made."""
         return sum(2 * layer._keys.numel() * layer._keys.element_size() for layer in self.layers)
 
+    def check_layers(self, n_layers: int) -> None:
+        """Refuse a model with another number of layers.
+
+        Raises:
+            DataError: naming both numbers.
+        """
+        if n_layers != len(self.layers):
+            raise DataError(
+                f"the cache has {len(self.layers)} layers, the model {n_layers}: "
+                "make one with the model's own make_cache"
+            )
+
     def crop(self, length: int) -> None:
         """Forget all tokens from `length` on.
 
@@ -117,3 +136,7 @@ class Cache:
         """Keep these rows, in this order; a row may be taken more than once."""
         for layer in self.layers:
             layer.select(rows)
+
+
+def _heads_of(keys: Float[Tensor, "B KV T K"]) -> str:
+    return f"{keys.shape[1]} heads of width {keys.shape[3]}"

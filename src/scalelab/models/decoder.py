@@ -42,7 +42,7 @@ class Decoder(nn.Module):
         device: where the weights live. On "meta" there are none, only shapes.
 
     Raises:
-        ConfigError: `config` is not a DecoderConfig, or the seed is not a whole number.
+        ConfigError: `config` is not a DecoderConfig, or the seed is not a whole number in [0, 2^64).
     """
 
     def __init__(
@@ -96,11 +96,17 @@ class Decoder(nn.Module):
         Args:
             tokens: all of them, or with a cache the new ones.
             padding: True for tokens, False for filling; with a cache, of kept and new ones together.
-            cache: keys and values of the tokens before these; those of the new ones are added to it.
+            cache: keys and values of the tokens before these; those of the new ones are added to it. For use
+                under torch.no_grad().
+
+        Raises:
+            DataError: as `forward`; a cache that is full or of another model.
         """
         n_kept = 0 if cache is None else cache.length
+        if cache is not None:
+            cache.check_layers(self.config.n_layers)
         check_tokens(tokens, self.config.seq_len - n_kept, self.config.seq_len)
-        check_padding(padding, tokens.shape[0], n_kept + tokens.shape[1])
+        check_padding(padding, tokens.shape[0], n_kept + tokens.shape[1], device=tokens.device)
         positions = token_positions(tokens.shape[1], n_kept, padding, tokens.device)
         x = self._embed(tokens, positions, n_kept)  # [B, T, D]
         plain = self._sight(positions, n_kept, padding)

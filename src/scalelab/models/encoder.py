@@ -58,7 +58,7 @@ class Encoder(nn.Module):
         device: where the weights live. On "meta" there are none, only shapes.
 
     Raises:
-        ConfigError: `config` is not an EncoderConfig, or the seed is not a whole number.
+        ConfigError: `config` is not an EncoderConfig, or the seed is not a whole number in [0, 2^64).
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Encoder(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Each token in its context: the stream after the last block."""
         check_tokens(tokens, self.config.seq_len, self.config.seq_len)
-        check_padding(padding, *tokens.shape)
+        check_padding(padding, *tokens.shape, device=tokens.device)
         # Filling in front takes places too, as in BERT: rows of an encoder are filled up at their end.
         positions = token_positions(tokens.shape[1], 0, None, tokens.device)
         x = self._embed(tokens, segments, positions)
@@ -170,13 +170,17 @@ class Encoder(nn.Module):
         targets: Int[Tensor, "B T"],
         reduction: Reduction = "mean",
         ignore_index: int = IGNORE_INDEX,
+        *,
+        segments: Int[Tensor, "B T"] | None = None,
+        padding: Bool[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, ""] | Float[Tensor, "B T"]:
         """Cross-entropy of the hidden tokens, in nats each.
 
         Args:
             tokens: with some hidden. targets: what stood there; `ignore_index` where nothing was hidden.
+            segments, padding: as in `forward`. Without padding every place counts as a token, and is seen.
         """
-        return loss_nats(self(tokens), targets, reduction, ignore_index)
+        return loss_nats(self(tokens, segments, padding=padding), targets, reduction, ignore_index)
 
     def _embed(
         self, tokens: Int[Tensor, "B T"], segments: Int[Tensor, "B T"] | None, positions: Int[Tensor, " T"]

@@ -99,7 +99,7 @@ class EncoderDecoder(nn.Module):
         device: where the weights live. On "meta" there are none, only shapes.
 
     Raises:
-        ConfigError: `config` is not an EncoderDecoderConfig, or the seed is not a whole number.
+        ConfigError: `config` is not an EncoderDecoderConfig, or the seed is not a whole number in [0, 2^64).
     """
 
     def __init__(
@@ -135,7 +135,8 @@ class EncoderDecoder(nn.Module):
 
         Args:
             source: what is read. target: what was written so far, from the start token on.
-            source_padding, target_padding: True for tokens, False for filling; None: all are tokens.
+            source_padding, target_padding: True for tokens, False for filling; None: all are tokens, `pad_id`
+                too (only `loss` takes it for filling unasked).
 
         Raises:
             DataError: tokens or padding of another type or shape, or (on the CPU) outside the vocabulary.
@@ -152,7 +153,7 @@ class EncoderDecoder(nn.Module):
             keep: keep each layer's keys and values, for generating token by token.
         """
         check_tokens(source, None, None, "source")
-        check_padding(padding, *source.shape)
+        check_padding(padding, *source.shape, device=source.device)
         states = self.encoder(look_up(self.token_embedding, source), padding)
         return Source(states, padding, keep=keep)
 
@@ -168,12 +169,20 @@ class EncoderDecoder(nn.Module):
 
         Args:
             target: all tokens written so far, or with a cache the new ones. source: from `read`.
-            padding: True for tokens, of kept and new ones together. cache: of the tokens before these.
+            padding: True for tokens, of kept and new ones together. cache: of the tokens before these, for
+                use under torch.no_grad().
+
+        Raises:
+            DataError: as `forward`; another number of targets than sources; a cache that is full or of
+                another model.
         """
         check_tokens(target, None, None, "target")
-        check_padding(padding, target.shape[0], target.shape[1] + (0 if cache is None else cache.length))
+        n_kept = 0 if cache is None else cache.length
+        check_padding(padding, target.shape[0], n_kept + target.shape[1], device=target.device)
         if target.shape[0] != source.states.shape[0]:
             raise DataError(f"{target.shape[0]} targets for {source.states.shape[0]} sources: one for each")
+        if cache is not None:
+            cache.check_layers(self.config.n_layers)
         x = look_up(self.token_embedding, target)
         return self.decoder(x, padding, source=source, cache=cache)  # type: ignore[no-any-return]
 
@@ -196,7 +205,13 @@ class EncoderDecoder(nn.Module):
             source: filled up with `pad_id` at the end, which nobody sees.
             targets: what is to be written, from its first token on; `ignore_index` after its end. The model
                 reads them one place later, behind a start token (`pad_id`).
+
+        Raises:
+            DataError: sources or targets of another type or shape, a source that is all filling, or (on the
+                CPU) tokens outside the vocabulary.
         """
+        check_tokens(source, None, None, "source")
+        check_tokens(targets, None, None, "targets")
         padding = source != self.config.pad_id
         shifted = self.shift(targets, ignore_index)
         logits = self(source, shifted, source_padding=None if bool(padding.all()) else padding)
@@ -228,10 +243,16 @@ class EncoderDecoder(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
-        """By fan-in, as T5; a table whose head is scaled down by √D is drawn that much larger."""
+        """By fan-in, as T5; a table whose head is scaled down by √D is drawn that much larger.
+
+        Differs: an untied table and its head are drawn at 1/√D, where `transformers` draws both at 1.
+        """
         c = self.config
         table_std = 1.0 if c.tie_embeddings and c.scale_head else c.d_model**-0.5
         initialise_by_fan_in(self, table_std, generator)
+        if c.positions == "relative":  # added to scores of about 1, which they are to nudge, not to drown
+            for stack in (self.encoder, self.decoder):
+                stack.relative_positions.table.weight.mul_(c.d_model**-0.5 / table_std)
         if c.scale_scores:
             return
         # Scores that are not divided by √K want queries that are smaller by it.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scalelab.core.checks import check_count
+from scalelab.core.checks import check_seed
 from scalelab.models.prefix import check_ending, filling, generating, open_prefix
 from scalelab.models.sampling import Sampler
 
@@ -51,10 +51,12 @@ def generate(
             the likeliest.
         seed: of the draws, which do not touch torch's global random state, and are the same with and
             without a cache.
-        padding: True for tokens, False for filling; of prompts on the left. None: all are tokens.
+        padding: True for tokens, False for filling; of prompts on the left. None: all are tokens, in the
+            source of an encoder–decoder `pad_id` too, which only its `loss` takes for filling unasked.
         end_id: a row that writes this token has ended. In a prompt it ends nothing. None: nothing does.
         pad_id: what rows that have ended are filled with; None: `end_id`, or an encoder–decoder's pad_id.
-        use_cache: keep keys and values of what was read. False reads everything again for each token.
+        use_cache: keep keys and values of what was read. False reads everything again for each token; but an
+            encoder–decoder's encoder runs once, and its output is kept either way.
 
     Returns:
         [B, T], int64: a decoder's prompts with their continuations, or targets without the start token.
@@ -65,7 +67,7 @@ def generate(
         WeightsError: logits that are not finite.
     """
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p)
-    check_count("seed", seed)
+    check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     with generating(model):
         prefix = open_prefix(model, prompt_ids, padding, max_new_tokens=max_new_tokens, use_cache=use_cache)

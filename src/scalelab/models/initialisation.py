@@ -48,8 +48,8 @@ def initialise_by_fan_in(model: nn.Module, table_std: float, generator: torch.Ge
         generator: a CPU generator; drawing there gives the same weights on every device.
 
     Source: `transformers`, models/t5/modeling_t5.py, for the matrices and the token table.
-    Differs: a table of relative positions is drawn at `table_std`, there at 1/√D; queries are made smaller
-    by the caller.
+    Differs: every table is drawn at `table_std`, that of relative positions too, and queries are no smaller
+    than other matrices; `EncoderDecoder` scales both to what T5 draws.
     """
     tables = {name + ".weight" for name, part in model.named_modules() if isinstance(part, nn.Embedding)}
     for name, parameter in model.named_parameters():

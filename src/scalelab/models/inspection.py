@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from scalelab.core.errors import ConfigError
 from scalelab.models.attention import Attention, Sight, attention_weights
 from scalelab.models.block import Block
+from scalelab.models.building import evaluating
+from scalelab.models.decoder import Decoder
+from scalelab.models.encoder import Encoder
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
-
-    from scalelab.models.decoder import Decoder
-    from scalelab.models.encoder import Encoder
 
 
 @torch.no_grad()
@@ -28,7 +29,12 @@ def attention_maps(model: Decoder | Encoder, tokens: Int[Tensor, "B T"]) -> Floa
     """How much each token (next to last index) looks at each other one (last index), by layer and head.
 
     Each row sums to one. Dropout is off while this runs.
+
+    Raises:
+        ConfigError: another kind of model.
+        DataError: tokens that the model refuses.
     """
+    _check_one_stack(model)
     maps: list[Tensor] = []
 
     def look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -46,7 +52,13 @@ def attention_maps(model: Decoder | Encoder, tokens: Int[Tensor, "B T"]) -> Floa
 
 @torch.no_grad()
 def residual_stream(model: Decoder | Encoder, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "L+1 B T D"]:
-    """The stream as it enters the first block, and after each block, before the last norm."""
+    """The stream as it enters the first block, and after each block, before the last norm.
+
+    Raises:
+        ConfigError: another kind of model.
+        DataError: tokens that the model refuses.
+    """
+    _check_one_stack(model)
     stream: list[Tensor] = []
 
     def enter(_: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -66,11 +78,17 @@ def residual_stream(model: Decoder | Encoder, tokens: Int[Tensor, "B T"]) -> Flo
 @contextlib.contextmanager
 def _looking(model: nn.Module, hooks: list[Any]) -> Iterator[None]:
     """Evaluation mode while hooks are on; both as before afterwards."""
-    was_training = model.training
-    model.eval()
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         for hook in hooks:
             hook.remove()
-        model.train(was_training)
+
+
+def _check_one_stack(model: nn.Module) -> None:
+    if not isinstance(model, Decoder | Encoder):
+        raise ConfigError(
+            f"a Decoder or an Encoder can be looked into, got {type(model).__name__}: on the layers of other "
+            "models register hooks of your own"
+        )

@@ -6,10 +6,11 @@ Taught in book/transformers/training.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch.nn.functional as F
 
+from scalelab.core.checks import check_choice
 from scalelab.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Reduction = Literal["mean", "sum", "none"]
+REDUCTIONS = get_args(Reduction)
 IGNORE_INDEX = -100  # torch's and transformers' mark for "no target here"
 
 
@@ -34,9 +36,13 @@ def loss_nats(
         reduction: "mean" over targets that count (NaN if none does, as in torch), "sum", or "none".
 
     Raises:
-        DataError: shapes do not match, or a target lies outside the vocabulary (on the CPU; elsewhere
+        ConfigError: another reduction.
+        DataError: targets of another type or shape, or one outside the vocabulary (on the CPU; elsewhere
             asking would stall the device at every step).
     """
+    check_choice("reduction", reduction, REDUCTIONS)
+    if targets.is_floating_point():
+        raise DataError(f"targets must be whole numbers, got {targets.dtype}: give token ids")
     if targets.shape != logits.shape[:-1]:
         raise DataError(f"targets have the shape {tuple(targets.shape)}, logits {tuple(logits.shape)}")
     flat = logits.reshape(-1, logits.shape[-1]).float()  # [B·T, V]

@@ -63,8 +63,8 @@ def token_positions(
     return (padding.cumsum(dim=1) - 1).clamp(min=0)[:, n_kept:]
 
 
-def check_padding(padding: Mask | None, batch_size: int, n_keys: int) -> None:
-    """Refuse a padding mask of another type or shape, or one that leaves a row without a token.
+def check_padding(padding: Mask | None, batch_size: int, n_keys: int, *, device: torch.device) -> None:
+    """Refuse a padding mask of another type or shape, elsewhere than the tokens, or without any in a row.
 
     Raises:
         DataError: naming what was found and what is needed.
@@ -79,6 +79,8 @@ def check_padding(padding: Mask | None, batch_size: int, n_keys: int) -> None:
             f"padding must have the shape [batch, tokens] = [{batch_size}, {n_keys}], kept tokens included; "
             f"got {list(padding.shape)}"
         )
+    if padding.device != device:
+        raise DataError(f"padding is on {padding.device}, the tokens on {device}: move one of them")
     if not bool(padding.any(dim=1).all()):
         row = int((~padding.any(dim=1)).nonzero()[0, 0])
         raise DataError(f"row {row} of padding has no token at all: leave such rows out")

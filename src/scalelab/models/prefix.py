@@ -1,7 +1,7 @@
 """Texts that grow token by token, and what a model says comes next: what every way of generating shares.
 
 A prefix knows which of its tokens the model has read. With a cache, asking for the next token reads only
-those that are new; without one, it reads everything again.
+those that are new; without one, it reads everything again (but never a source).
 Taught in book/transformers/inference.md.
 """
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from scalelab.core.checks import check_bool, check_positive_int
 from scalelab.core.errors import ConfigError, DataError
+from scalelab.models.building import evaluating
 from scalelab.models.decoder import Decoder
 from scalelab.models.encoder_decoder import EncoderDecoder
 from scalelab.models.masks import check_padding
@@ -129,8 +130,8 @@ class TargetPrefix:
     Args:
         source: [B, S]. padding: True where the source has a token; None: everywhere.
         max_new_tokens: how many the target may have.
-        use_cache: keep keys and values, of the target and of the source; without it both stacks read
-            everything again for each token.
+        use_cache: keep keys and values, of the target and of the source; without it they are computed again
+            for each token. The encoder runs once either way.
     """
 
     def __init__(
@@ -189,11 +190,14 @@ def open_prefix(
         ConfigError: a model that does not write, or a setting out of its range.
     """
     if not isinstance(model, Decoder | EncoderDecoder):
-        raise ConfigError(f"text is written by a Decoder or an EncoderDecoder, got {type(model).__name__}")
+        inside = ": give the module inside it, model._orig_mod" if hasattr(model, "_orig_mod") else ""
+        raise ConfigError(
+            f"text is written by a Decoder or an EncoderDecoder, got {type(model).__name__}{inside}"
+        )
     check_positive_int("max_new_tokens", max_new_tokens)
     check_bool("use_cache", use_cache)
     check_prompt(prompt_ids, model)
-    check_padding(padding, *prompt_ids.shape)
+    check_padding(padding, *prompt_ids.shape, device=prompt_ids.device)
     if isinstance(model, EncoderDecoder):
         return TargetPrefix(model, prompt_ids, padding, max_new_tokens=max_new_tokens, use_cache=use_cache)
     check_left(padding)
@@ -203,15 +207,8 @@ def open_prefix(
 @contextlib.contextmanager
 def generating(*models: nn.Module) -> Iterator[None]:
     """Without dropout and without gradients; every module's mode as before afterwards."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    for model in models:
-        model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, was_training in modes:
-            module.training = was_training
+    with evaluating(*models), torch.inference_mode():
+        yield
 
 
 def check_prompt(prompt_ids: Int[Tensor, "B T0"], model: Decoder | EncoderDecoder) -> None:

@@ -12,6 +12,7 @@ Taught in book/transformers/architectures.md.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
@@ -30,8 +31,15 @@ from scalelab.core.config import (
     config_to_dict,
 )
 from scalelab.core.errors import ConfigError, WeightsError
-from scalelab.models.tokenizer_files import SPELLINGS, TOKENIZER, description_of, tokenizer_files
-from scalelab.models.weights import FORMATS, format_for, make_model, written_weights
+from scalelab.models.tokenizer_files import (
+    SETTINGS,
+    SPECIALS,
+    SPELLINGS,
+    TOKENIZER,
+    description_of,
+    tokenizer_files,
+)
+from scalelab.models.weights import FORMATS, check_ours, format_for, make_model, written_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,11 +50,7 @@ FORMAT = "scalelab-model-1"
 CONFIG, WEIGHTS, GENERATION, CARD = "config.json", "model.safetensors", "generation_config.json", "README.md"
 WAY_OUT = "make the model again with `scalelab pretrain`, or install the package again"
 TASKS = {"decoder": "text-generation", "encoder": "fill-mask", "encoder-decoder": "text2text-generation"}
-AUTO = {
-    "decoder": "AutoModelForCausalLM",
-    "encoder": "AutoModelForMaskedLM",
-    "encoder-decoder": "AutoModelForSeq2SeqLM",
-}
+NAMES = {CONFIG, WEIGHTS, GENERATION, CARD, TOKENIZER, SETTINGS, SPECIALS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,21 +73,26 @@ class Pretrained:
 def save_pretrained(
     model: Model, tokenizer: str, special: Mapping[str, int], folder: Path, card: Mapping[str, Any]
 ) -> None:
-    """Write a model folder, atomically; one that is there already is replaced whole.
+    """Write a model folder, atomically; one that this function wrote before is replaced whole.
 
     Args:
         model: of a shape that a class of `transformers` has. Its weights are rounded to fp16.
         tokenizer: the library `tokenizers`' description of the vocabulary, without special tokens.
         special: ids beyond it, by name; the model's table must reach to the last of them.
+        folder: see `check_free`.
         card: JSON values. "title", "about" (a paragraph) and "licences" (names to lists) have their places in
             the model card; the rest is a table.
 
     Raises:
         WeightsError: no class of `transformers` holds this model, a weight is too large for fp16, special ids
-            that do not fit, or a disk that refuses.
+            that do not fit, a card that is no JSON, a folder that holds something else, a disk that refuses.
     """
     from safetensors.torch import save
 
+    check_ours(model)
+    folder = Path(folder)
+    check_free(folder)
+    card = _as_json(card)
     config = model.config
     form = format_for(config)
     copies = set(form.tied(config))
@@ -98,7 +107,7 @@ def save_pretrained(
     if not isinstance(config, EncoderConfig):
         texts[GENERATION] = json.dumps(_special_ids(config, special), indent=1)
     try:
-        with atomic_folder(Path(folder)) as new:
+        with atomic_folder(folder) as new:
             for name, text in texts.items():
                 (new / name).write_text(text, encoding="utf-8")
             (new / WEIGHTS).write_bytes(save(tensors, {"format": "pt"}))
@@ -106,7 +115,44 @@ def save_pretrained(
             content = _config_content(config, special, card, files)
             (new / CONFIG).write_text(json.dumps(content, indent=1), encoding="utf-8")
     except OSError as error:
-        raise WeightsError(f"cannot write {folder}: {error}; is the disk full?") from None
+        way_out = "is the disk full?" if error.errno == errno.ENOSPC else "name another folder"
+        raise WeightsError(f"cannot write {folder}: {error}; {way_out}") from None
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a place that holds anything but a model folder of ours, which may be replaced, or nothing.
+
+    Raises:
+        WeightsError: a file, a folder with other files in it or that cannot be read, or the folder that the
+            program runs in.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        if folder.exists() or folder.is_symlink():
+            raise WeightsError(f"{folder} is there already, and is no folder: name another one, or remove it")
+        return
+    if folder.samefile(Path()):
+        raise WeightsError(f"{folder} is the folder this program runs in: name one inside it")
+    try:
+        found = {file.name for file in folder.iterdir()}
+    except OSError as error:
+        raise WeightsError(f"cannot look into {folder}: {error}; name another folder") from None
+    others = sorted(found - NAMES)
+    if others:
+        raise WeightsError(
+            f"{folder} is there already, and holds {others[0]}, which would be lost: name another folder, or "
+            "remove it"
+        )
+    if found:
+        try:
+            ours = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["scalelab"]["format"] == FORMAT
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            ours = False
+        if not ours:
+            raise WeightsError(
+                f"{folder} is there already, and its {CONFIG} is none of {FORMAT}: name another folder, or "
+                "remove it"
+            )
 
 
 def load_pretrained(folder: Path) -> Pretrained:
@@ -190,6 +236,14 @@ def _config_content(
     }
 
 
+def _as_json(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The card as it is read back, of which the checksum is taken: names are text, tuples are lists."""
+    try:
+        return dict(json.loads(json.dumps(dict(card))))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise WeightsError(f"the card must hold JSON values only ({error}): numbers, text, lists") from None
+
+
 def _digest(ours: Mapping[str, Any]) -> str:
     """Checksum of our part of a config, whatever the order of its keys."""
     values = {name: value for name, value in ours.items() if name != "sha256"}
@@ -231,31 +285,49 @@ def _check_file(file: Path, expected: str) -> None:
 
 def _readme(config: Config, card: Mapping[str, Any]) -> str:
     """The model card, with the front matter that model hubs read."""
-    form, kind = format_for(config), _kind(config)
-    front = ["---", "license: apache-2.0", "library_name: transformers", f"pipeline_tag: {TASKS[kind]}",
+    form = format_for(config)
+    named = form.class_name(config)  # not an Auto class: that would draw heads which the model does not have
+    arguments = "".join(f", {name}={value!r}" for name, value in form.class_arguments(config).items())
+    front = ["---", "license: apache-2.0", "library_name: transformers", f"pipeline_tag: {_task(config)}",
              "tags: [scalelab]", "---"]  # fmt: skip
     plain = {k: v for k, v in card.items() if k not in ("title", "about", "licences")}
-    rows = [f"| {name} | {_cell(value)} |" for name, value in plain.items()]
+    rows = [f"| {_escaped(name)} | {_escaped(_cell(value))} |" for name, value in plain.items()]
     shape = [f"| {name} | {value} |" for name, value in config_to_dict(config).items() if value is not None]
     licences = card.get("licences") or {}
     return "\n".join([
         *front, "",
         f"# {card.get('title', 'A model of the course scalelab')}", "",
-        f"In `transformers` it is a `{form.class_name(config)}`: `AutoModel`, "
-        f"`{form.class_name(config)}` and `AutoTokenizer` read this folder. Weights are stored in fp16 and "
+        f"In `transformers` it is a `{named}`. Weights are stored in fp16 and "
         "computed with in fp32; the losses below were measured before that rounding.", "",
-        "```python", f"from transformers import {AUTO[kind]}, AutoTokenizer", "",
-        f"model, tokenizer = {AUTO[kind]}.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)",
+        "```python", f"from transformers import {named}, AutoTokenizer", "",
+        f"model = {named}.from_pretrained(folder{arguments})",
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
         "```", "",
         *([str(card["about"]), ""] if "about" in card else []),
         "## Where it comes from", "", "| | |", "|---|---|", *rows, "",
-        *(["Licences of the text:", "", *(f"- {name}: {', '.join(of)}" for name, of in licences.items()), ""]
+        *(["Licences of the text:", "", *(f"- {name}: {_listed(of)}" for name, of in licences.items()), ""]
           if licences else []),
         "## Shape", "", "| | |", "|---|---|", *shape, "",
         "Special tokens: " + ", ".join(f"`{spelling}`" for spelling in SPELLINGS.values())
         + ". A text that spells one of them is read as the token, unless the tokenizer is called with "
         "`split_special_tokens=True`.", "",
     ])  # fmt: skip
+
+
+def _task(config: Config) -> str:
+    """What a hub offers to do with the model; an encoder without its head fills in nothing."""
+    if isinstance(config, EncoderConfig) and not config.mlm_head:
+        return "feature-extraction"
+    return TASKS[_kind(config)]
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(map(str, names)) if isinstance(names, list) else str(names)
+
+
+def _escaped(text: str) -> str:
+    """Text that stays within its cell of a table."""
+    return " ".join(text.replace("|", "\\|").split())
 
 
 def _cell(value: Any) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
+FP32 = torch.finfo(torch.float32)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampler:
@@ -66,11 +68,14 @@ class Sampler:
         """
         best, first = logits.max(dim=-1, keepdim=True)  # both [B, 1]
         check_finite(best)
-        # Less the maximum, so that a tiny temperature cannot overflow.
-        scores = (logits - best).float().cpu()  # [B, V]
+        # Less the maximum, so that a tiny temperature cannot overflow; widened first, since a difference of
+        # two numbers of 16 bits is seldom one of them.
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        scores = (logits.to(wide) - best.to(wide)).float().cpu()  # [B, V]
         if self.temperature == 0:
             return torch.full_like(scores, -torch.inf).scatter_(-1, first.cpu(), 0.0)
-        scores = scores / self.temperature
+        # What fp32 would round to 0 or to infinity is as good as its smallest and largest number.
+        scores = scores / min(max(self.temperature, FP32.tiny), FP32.max)
         if self.top_k is not None and self.top_k < scores.shape[-1]:
             least = scores.topk(self.top_k, dim=-1).values[:, -1:]  # [B, 1]
             scores = scores.masked_fill(scores < least, -torch.inf)

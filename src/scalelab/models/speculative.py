@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scalelab.core.checks import check_count, check_positive_int, is_number
+from scalelab.core.checks import check_positive_int, check_seed, is_number
 from scalelab.core.errors import ConfigError, DataError
 from scalelab.models.decoder import Decoder
 from scalelab.models.masks import check_padding
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # tensors do not say whether they are equal
 class Speculation:
     """What was written, and what it took.
 
@@ -116,12 +116,12 @@ def speculative_generate(
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p)
     check_positive_int("n_draft", n_draft)
     check_positive_int("max_new_tokens", max_new_tokens)
-    check_count("seed", seed)
+    check_seed(seed)
     _check_models(target, draft)
     sampler.check_vocabulary(target.config.vocab_size)
     check_ending(end_id, pad_id, target.config.vocab_size)
     check_prompt(prompt_ids, target)
-    check_padding(padding, *prompt_ids.shape)
+    check_padding(padding, *prompt_ids.shape, device=prompt_ids.device)
     check_left(padding)
     _check_room(target, draft, prompt_ids.shape[1] + max_new_tokens)
     with generating(target, draft):

@@ -35,7 +35,8 @@ def tiled_attention(
     """softmax(q kᵀ / √K) v, at most q_tile × k_tile scores at a time; forward only.
 
     Args:
-        q, k, v: queries, keys and values, with the same leading axes.
+        q, k, v: queries, keys and values, with the same leading axes. Scores and sums are kept in fp32 where
+            these are narrower: thousands of terms added up in bf16 would lose all that is small.
         is_causal: query t sees keys 0 … t. Tiles that lie wholly in the future are skipped.
         q_tile, k_tile: queries and keys in a tile; neither need divide T or S.
 
@@ -65,12 +66,14 @@ def _attend_rows(
     """One tile of queries against all keys; `first` is its first place where attention is causal."""
     n_keys = k.shape[-2]
     end = n_keys if first is None else min(n_keys, first + q.shape[-2])  # beyond: future of all rows
+    wide, answer = torch.promote_types(q.dtype, torch.float32), q.dtype
+    q = q.to(wide)
     largest = q.new_full((*q.shape[:-1], 1), -math.inf)  # m: the largest score so far
     total = torch.zeros_like(largest)  # l: Σ exp(score - m)
     mixed = q.new_zeros(*q.shape[:-1], v.shape[-1])  # a: Σ exp(score - m) · value
     for start in range(0, end, k_tile):
         stop = min(end, start + k_tile)
-        scores = (q @ k[..., start:stop, :].transpose(-1, -2)) / math.sqrt(q.shape[-1])
+        scores = (q @ k[..., start:stop, :].to(wide).transpose(-1, -2)) / math.sqrt(q.shape[-1])
         if first is not None and stop > first + 1:  # else every row sees the whole tile
             scores = scores.masked_fill(_hidden(first, q.shape[-2], start, stop, q.device), -math.inf)
         grown = torch.maximum(largest, scores.amax(-1, keepdim=True))
@@ -78,9 +81,9 @@ def _attend_rows(
         weights = torch.exp(scores - grown)
         shrink = torch.exp(largest - grown)  # what was summed was measured from the old maximum
         total = total * shrink + weights.sum(-1, keepdim=True)
-        mixed = mixed * shrink + weights @ v[..., start:stop, :]
+        mixed = mixed * shrink + weights @ v[..., start:stop, :].to(wide)
         largest = grown
-    return mixed / total
+    return (mixed / total).to(answer)
 
 
 def _hidden(first: int, n_rows: int, start: int, stop: int, device: torch.device) -> Bool[Tensor, "T tile"]:

@@ -40,8 +40,8 @@ def tokenizer_files(
         seq_len: the longest input; None: there is none.
 
     Raises:
-        WeightsError: the description is not one, or holds special tokens already; the ids do not follow each
-            other behind the vocabulary.
+        WeightsError: the description is not one, or holds special tokens or (for an encoder) a post-processor
+            already; the ids do not follow each other behind the vocabulary.
     """
     whole = _parse(description)
     n_text = len(whole["model"]["vocab"])
@@ -55,6 +55,11 @@ def tokenizer_files(
         )
     whole["added_tokens"] = [_added(SPELLINGS[name], special[name]) for name in ordered]
     if kind == "encoder" and {"cls", "sep"} <= set(special):
+        if whole.get("post_processor") is not None:
+            raise WeightsError(
+                "the tokenizer's description has a post-processor already, and an encoder's input needs the "
+                "place for [CLS] and [SEP]: set tokenizer.post_processor = None"
+            )
         whole["post_processor"] = _frame(special)
     names = _roles(special, kind)
     settings: dict[str, Any] = {

@@ -9,7 +9,7 @@ Taught in book/transformers/training.md and book/transformers/architectures.md.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -95,8 +95,9 @@ def from_transformers(model: PreTrainedModel | str | os.PathLike[str]) -> Model:
             type and device are kept, and so is the model's training or evaluation mode.
 
     Raises:
-        WeightsError: another class of model, a setting that ours do not have (named in the
-            message), missing weights, a folder that cannot be read, or no `transformers` installed.
+        WeightsError: another class of model, a setting or a weight that ours do not have (named in the
+            message), missing weights or weights of several types, a folder that cannot be read, or no
+            `transformers` installed.
     """
     if isinstance(model, str | os.PathLike):
         model = _load(model)
@@ -104,7 +105,7 @@ def from_transformers(model: PreTrainedModel | str | os.PathLike[str]) -> Model:
     class_name = _class_of(form, model)
     theirs = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     config = _read_config(form, model.config, class_name, theirs)
-    _check_tied(form.tied(config), theirs)
+    _check_tied(form.tied(config), theirs, isinstance(config, DecoderConfig))
     ours = make_model(config, device="meta")
     try:
         weights = {name: t.clone(memory_format=torch.contiguous_format)
@@ -112,6 +113,8 @@ def from_transformers(model: PreTrainedModel | str | os.PathLike[str]) -> Model:
         ours.load_state_dict(weights, assign=True)
     except (KeyError, RuntimeError) as error:
         raise WeightsError(f"the {class_name}'s weights do not fit its own config: {error}") from None
+    _check_all_read(form, ours, model)
+    _check_one_type(ours, class_name)
     return ours.train(model.training)
 
 
@@ -123,9 +126,10 @@ def to_transformers(model: Model) -> PreTrainedModel:
     special tokens that ours does not know: set them before `save_pretrained` where a tokenizer has them.
 
     Raises:
-        WeightsError: no class can hold this model (the message names what stands in the way), or
-            `transformers` is not installed.
+        WeightsError: no class can hold this model (the message names what stands in the way), it is none of
+            ours, or `transformers` is not installed.
     """
+    check_ours(model)
     config = model.config
     form = format_for(config)
     library = _transformers()
@@ -150,7 +154,24 @@ def make_model(config: Config, *, seed: int | None = None, device: torch.device 
         return Decoder(config, seed=seed, device=device)
     if isinstance(config, EncoderConfig):
         return Encoder(config, seed=seed, device=device)
-    return EncoderDecoder(config, seed=seed, device=device)
+    if isinstance(config, EncoderDecoderConfig):
+        return EncoderDecoder(config, seed=seed, device=device)
+    raise ConfigError(
+        "a model is built from a DecoderConfig, an EncoderConfig or an EncoderDecoderConfig, got "
+        f"{type(config).__name__}"
+    )
+
+
+def check_ours(model: object) -> None:
+    """Refuse what is no model of this package.
+
+    Raises:
+        WeightsError: naming what it is.
+    """
+    if not isinstance(model, Decoder | Encoder | EncoderDecoder):
+        raise WeightsError(
+            f"weights are written of a Decoder, an Encoder or an EncoderDecoder, got {type(model).__name__}"
+        )
 
 
 def format_for(config: Config) -> Format:
@@ -206,6 +227,7 @@ def _load(name: str | os.PathLike[str]) -> PreTrainedModel:
     if report["missing_keys"] or report["mismatched_keys"]:
         missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise WeightsError(f"{name!r} lacks weights that its config asks for: {', '.join(missing[:3])}")
+    _check_none_skipped(model, map(str, report["unexpected_keys"]), name)
     return model  # type: ignore[no-any-return]
 
 
@@ -245,14 +267,63 @@ def _read_config(form: Format, config: Any, class_name: str, theirs: Mapping[str
         raise WeightsError(f"the {class_name}'s config does not make a model of ours: {error}") from None
 
 
-def _check_tied(tied: Mapping[str, str], theirs: Mapping[str, Tensor]) -> None:
+def _check_tied(tied: Mapping[str, str], theirs: Mapping[str, Tensor], may_untie: bool) -> None:
     """A config that says "tied" over two different tensors would silently lose one of them."""
     for copy, original in tied.items():
         if copy in theirs and not torch.equal(theirs[copy], theirs[original]):
             raise WeightsError(
                 f"tie_word_embeddings ties {copy} to {original}, but their numbers differ: "
                 "set model.config.tie_word_embeddings = False"
+                if may_untie
+                else f"{copy} and {original} hold different numbers, and ours has one tensor for both: "
+                "this model cannot be read"
             )
+
+
+def _check_all_read(form: Format, ours: Model, theirs: PreTrainedModel) -> None:
+    """A parameter that ours has no place for would silently be lost. (Buffers are masks and angles.)"""
+    names = {name for name, _ in theirs.named_parameters(remove_duplicate=False)}
+    _refuse_extra(names - set(written_weights(form, ours)), f"the {type(theirs).__name__}")
+
+
+def _check_none_skipped(theirs: PreTrainedModel, skipped: Iterable[str], name: str) -> None:
+    """Of a folder's tensors that their model has no place for, refuse those that its body was trained with.
+
+    These are more parameters of a layer that it has, and more layers in its blocks. Heads that are not asked
+    for may stay behind, and so may the masks and angles that older versions stored in modules without any.
+    """
+    modules = dict(theirs.named_modules())
+
+    def is_lost(key: str) -> bool:
+        layer, _, kind = key.rpartition(".")
+        if layer in modules:
+            return bool(modules[layer]._parameters)
+        parents = [key[:place] for place, letter in enumerate(key) if letter == "."]
+        in_a_block = any(isinstance(modules.get(parent), nn.ModuleList) for parent in parents)
+        return in_a_block and kind in ("weight", "bias")
+
+    body = theirs.base_model_prefix  # checkpoints of the body alone leave it out
+    _refuse_extra({key for key in skipped if is_lost(key) or is_lost(f"{body}.{key}")}, repr(name))
+
+
+def _refuse_extra(names: Iterable[str], what: str) -> None:
+    extra = sorted(names)
+    if extra:
+        more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
+        raise WeightsError(
+            f"{what} has weights that its config does not ask for and ours would lose: "
+            f"{', '.join(extra[:3])}{more}"
+        )
+
+
+def _check_one_type(ours: Model, class_name: str) -> None:
+    """Products of two types cannot be taken; theirs cast on the way (T5 in fp16 keeps some in fp32)."""
+    types = sorted({str(parameter.dtype) for parameter in ours.parameters()})
+    if len(types) > 1:
+        raise WeightsError(
+            f"the {class_name}'s weights are of several types, {' and '.join(types)}: load it with "
+            f"{class_name}.from_pretrained(..., dtype=torch.float32), or call its float(), and give the model"
+        )
 
 
 def _untie(model: PreTrainedModel, tied: Mapping[str, str]) -> None:
