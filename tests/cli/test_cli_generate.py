@@ -115,6 +115,7 @@ def test_mistakes_are_one_line(
         ([damaged], "model.safetensors"),
         ([tmp_path / "empty"], "holds no settings.json"),
         ([tmp_path / "nowhere"], "there is no run at"),
+        (["decodr"], "or the name of a base model (decoder, encoder)"),
         ([folder, "--top-p", "1.5"], "top_p must lie in (0, 1], got 1.5"),
         ([folder, "--top-p", "much"], "--top-p"),
         ([folder, "--top-k", "0"], "--top-k"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -98,10 +99,11 @@ def test_ctrl_c_without_a_word_is_told_as_an_interruption_with_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "run", interrupted)
-    out = tmp_path / "a"
+    out = tmp_path / "a run"
     assert main(["train", *TINY, "--out", str(out)]) == 130
-    told = f"scalelab: error: interrupted; go on with: scalelab train --out {out} --resume\n"
-    assert capsys.readouterr().err == told
+    told = capsys.readouterr().err
+    assert told == f"scalelab: error: interrupted; go on with: scalelab train --out '{out}' --resume\n"
+    assert shlex.split(told)[-3:] == ["--out", str(out), "--resume"], "fit to be pasted"
 
 
 def strategy_of(n_shares: int, n_parts: int) -> Any:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 from scalelab.cli import main
+from scalelab.cli import pretrain as command
 from scalelab.data import corpus
+from scalelab.lab import pretrained, recipes
 from scalelab.lab.pretrained import read_model_folder
 from scalelab.lab.recipes import RECIPES
 
@@ -70,3 +73,40 @@ def test_mistakes_are_one_line(
     assert says in error
     assert error.count("\n") == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_there_is_one_list_of_base_models() -> None:
+    assert command.NAMES == pretrained.NAMES == tuple(RECIPES)
+
+
+def test_how_to_go_on_can_be_pasted_where_a_path_has_spaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipes, "pretrain", interrupted)
+    words = ["pretrain", "decoder", "--out", str(tmp_path / "a run"), "--corpus", str(tmp_path / "my texts")]
+    assert main([*words, "--tokens", "8192"]) == 130
+    told = capsys.readouterr().err.strip()
+    assert shlex.split(told.split("go on with: ")[1]) == ["scalelab", *words, "--tokens", "8192"]
+
+
+def test_a_begun_run_goes_on_with_its_own_text_and_model_alone(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    words = ["--tokens", "4096", "--out", str(out), "--quiet"]
+    assert main(["pretrain", "decoder", "--corpus", str(texts), *words]) == 0
+    other = tmp_path / "other"
+    other.mkdir()
+    for number in range(40):  # few merges: the tokenizer, and so the model, is another one too
+        (other / f"{number}.txt").write_text(f"x{number} = {number}\n" * 2000, encoding="utf-8")
+    capsys.readouterr()
+    assert main(["pretrain", "decoder", "--corpus", str(other), *words]) != 0
+    told = capsys.readouterr().err
+    assert "a run with other data: corpus is" in told
+    assert main(["pretrain", "encoder", "--corpus", str(texts), *words]) != 0
+    told = capsys.readouterr().err
+    assert f"{out} holds a run with a model of DecoderConfig, not of EncoderConfig" in told
+    assert told.count("\n") == 1

@@ -56,6 +56,18 @@ def test_a_copy_is_seen_whole_and_an_unrelated_text_not_at_all() -> None:
     assert overlap([], [copy]).share == 0
 
 
+def test_the_worst_documents_are_told_apart_by_place_and_empty_ones_left_out() -> None:
+    held_out = [
+        Document("b", "xyzxyz"),
+        Document("empty", ""),
+        Document("b", "uvwuvw"),
+        Document("c", "xyuv"),
+    ]
+    found = overlap([Document("t", "xyz")], held_out, width=2)
+    assert found.worst() == [("b", 1.0), ("c", 0.5), ("b", 0.0)]
+    assert found.worst(1) == [("b", 1.0)]
+
+
 def test_texts_shorter_than_a_stretch_are_never_seen_and_nothing_is_refused() -> None:
     assert overlap([Document("t", "short")], [Document("h", "short")]).n_seen == (0,)
     assert len(stretch_hashes(b"abc", 4)) == 0

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from scalelab.core.errors import DataError
+from scalelab.core.errors import ConfigError, DataError
 from scalelab.data import Document
 from scalelab.data.word_laws import (
     Words,
@@ -96,3 +96,18 @@ def test_too_little_text_is_refused() -> None:
         heaps_exponent(few)
     with pytest.raises(DataError, match="too few to halve"):
         with_interval(few, heaps_exponent)
+
+
+def test_a_slope_says_that_points_are_missing_where_words_are_not() -> None:
+    words = planted_words(1.4, 2, 10_500, seed=0)
+    with pytest.raises(DataError, match=r"2 of 2 points lie at 10,000 of 21,000 words.*take more documents"):
+        heaps_exponent(words)
+    with pytest.raises(DataError, match="1 of 2 points lie at 10,000 of 42,000 words"):
+        heaps_exponent(planted_words(1.4, 6, 7_000, seed=0), n_points=2)
+
+
+def test_an_interval_of_too_few_halves_is_refused() -> None:
+    words = planted_words(1.4, 8, 500, seed=0)
+    with pytest.raises(ConfigError, match="n_halves=19 say nothing about the outer 5 %: take at least 20"):
+        with_interval(words, lambda w: zipf_exponent(w.counts()), n_halves=19)
+    assert with_interval(words, lambda w: zipf_exponent(w.counts()), n_halves=20).low < 1.4

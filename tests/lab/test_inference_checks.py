@@ -90,6 +90,72 @@ def test_answers_of_the_wrong_kind_get_a_precise_account(exercise: Exercise, ans
     assert exercise.name in verdict.message
 
 
+def top_k(how_many: Any) -> Any:
+    """Top-p with one number of kept tokens for all rows, made of the rows' own numbers."""
+
+    def top_p_filter(logits: Any, temperature: float, top_p: float) -> Any:
+        p = (logits / temperature).softmax(-1)
+        falling, ids = p.sort(-1, descending=True)
+        n = int(how_many((falling.cumsum(-1) - falling < top_p).sum(-1)))
+        kept = torch.zeros_like(p).scatter(-1, ids[:, :n], falling[:, :n])
+        return kept / kept.sum(-1, keepdim=True)
+
+    return top_p_filter
+
+
+def endings_until(n_of: Any) -> Any:
+    """A step of beam search that finishes the endings before a place of its own choice."""
+
+    def beam_step(log_p: Any, sums: Any, end_id: int, length: int, penalty: float) -> Any:
+        n, vocab = log_p.shape
+        best, places = (sums[:, None] + log_p).flatten().topk(2 * n)
+        ends = places % vocab == end_id
+        going = (~ends).nonzero().flatten()[:n]
+        ends[n_of(n, going) :] = False
+        return places[going] // vocab, places[going] % vocab, best[going], places[ends] // vocab, (
+            best[ends] / length**penalty
+        )  # fmt: skip
+
+    return beam_step
+
+
+def bill_by_width(width_of: Any) -> Any:
+    def decode_bill(c: Any, n_weights: int, n_texts: int, kept: int, size: float) -> Any:
+        cache = 2 * c.n_layers * c.kv_heads * width_of(c) * kept * n_texts * size
+        flops = n_texts * (2 * n_weights + 4 * c.n_layers * c.n_heads * width_of(c) * kept)
+        return cache, flops, flops / (n_weights * size + cache)
+
+    return decode_bill
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "found"),
+    [
+        ("top_p_filter", top_k(lambda n: n.max()), ("as many tokens in every row",)),
+        ("top_p_filter", top_k(lambda n: n[0]), None),
+        ("top_p_filter", top_k(lambda n: n.float().mean().round()), None),
+        ("beam_step", endings_until(lambda n, going: going[-1]), ("endings until the beams are full",)),
+        ("beam_step", endings_until(lambda n, going: 2 * n), ("endings beyond the N best",)),
+        ("beam_step", endings_until(lambda n, going: n), ()),
+        (
+            "decode_bill",
+            bill_by_width(lambda c: c.d_model // c.n_heads),
+            ("a head's width taken from d_model",),
+        ),
+        ("decode_bill", bill_by_width(lambda c: c.head_width), ()),
+    ],
+)
+def test_answers_that_once_slipped_through_are_told_from_right_ones_on_every_variant(
+    name: str, answer: Any, found: tuple[str, ...] | None
+) -> None:
+    """`found`: the mistakes named; none for a right answer, None for one that is refused without a name."""
+    for seed in range(30):
+        for cases in (EXERCISES[name].cases(seed), EXERCISES[name].hidden_cases(seed)):
+            verdict = judge(EXERCISES[name], answer, cases)
+            assert verdict.right == (found == ()), (seed, verdict.message)
+            assert found is None or verdict.mistakes == found
+
+
 def test_other_right_ways_pass() -> None:
     """Top-p by a threshold; keys kept unturned and turned anew; drafts by one product of verdicts."""
 

@@ -132,13 +132,29 @@ def test_a_sitting_is_kept_and_resumed(tmp_path: Path, monkeypatch: pytest.Monke
         resume_sitting(STUDY)
     keep_sitting(STUDY, {"rate": 3.5, "ratio": 2})
     assert resume_sitting(STUDY) == {"rate": 3.5, "ratio": 2}
-    with pytest.raises(LabError, match="rate must be a finite number"):
-        keep_sitting(STUDY, {"rate": math.nan})
+    for wrong in (math.nan, math.inf, True, "fast", np.array([1.0, 2.0]), 10**400):
+        with pytest.raises(LabError, match="rate must be a finite number"):
+            keep_sitting(STUDY, {"rate": wrong})
+    assert resume_sitting(STUDY) == {"rate": 3.5, "ratio": 2}
+    keep_sitting(STUDY, {"a": np.float32(1.5), "b": np.int64(3), "c": torch.tensor(0.5)})
+    assert resume_sitting(STUDY) == {"a": 1.5, "b": 3, "c": 0.5}
     [file] = (tmp_path / "sittings").iterdir()
-    for damaged in ("{", "[1]", '{"rate": "x"}'):
+    for damaged in ("{", "[1]", '{"rate": "x"}', "[" * 100_000):
         file.write_text(damaged)
         with pytest.raises(LabError, match="damaged"):
             resume_sitting(STUDY)
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_does_not_stop_the_lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocker = tmp_path / "a file"
+    blocker.write_text("")
+    monkeypatch.setenv("SCALELAB_CACHE", str(blocker))
+    keep_sitting(STUDY, {"rate": 3.5})
+    printed = capsys.readouterr().out
+    assert printed.startswith("not kept: the cache cannot be written")
+    assert "SCALELAB_CACHE" in printed
 
 
 # The study's own arithmetic, and what it found.

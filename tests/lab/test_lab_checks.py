@@ -142,14 +142,6 @@ def test_one_backward_after_the_loop_and_an_unused_loss_scale_are_refused() -> N
     assert judge(accumulation, divided_at_the_end, cases).right
 
 
-def test_ctrl_c_goes_through_a_check(exercise: Exercise) -> None:
-    def stop(*args: Any, **kwargs: Any) -> Any:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        judge(exercise, stop, exercise.cases(0))
-
-
 def spoilt(exercise: Exercise, value: float) -> Any:
     """The reference with every number of its outputs multiplied by `value`."""
 

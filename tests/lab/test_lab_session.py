@@ -313,7 +313,10 @@ def test_a_guess_after_the_measurement_is_not_kept(
     assert "32 % high" in out.split("Predictions")[1]
 
 
-@pytest.mark.parametrize("guess", [float("nan"), float("inf"), [1, 2], {"a": 1}, torch.zeros(2)])
+@pytest.mark.parametrize(
+    "guess",
+    [float("nan"), float("inf"), [1, 2], {"a": 1}, torch.zeros(2), np.array([1, 2]), np.array([]), 10**400],
+)
 def test_guesses_that_are_no_numbers_are_refused(lab: scalelab.lab.Lab, guess: Any) -> None:
     with pytest.raises(LabError, match="must be a finite number"):
         lab.predict("loss", guess)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,9 +13,11 @@ import pytest
 import torch
 
 from scalelab.core.units import bits_per_byte as units_bits_per_byte
+from scalelab.data.byte_pairs import Pair, merge
 from scalelab.data.ngrams import NGramModel
 from scalelab.lab.checks import Exercise, exercises, judge
 from scalelab.lab.checks.tokens.growth import heaps_exponent
+from scalelab.lab.checks.tokens.merging import merge_from_right
 from scalelab.lab.checks.tokens.smoothing import kneser_ney
 from scalelab.lab.checks.tokens.yardstick import bits_per_byte
 
@@ -82,6 +87,120 @@ def test_unlisted_mistakes_get_a_neutral_account(name: str, number: int) -> None
         assert verdict.outcome in ("unknown mistake", "broken")
         assert "On " in verdict.message
         assert "should" in verdict.message
+
+
+# --- byte-pair training and cutting, as learners write them ------------------------------------------------
+
+
+def from_the_right(parts: Sequence[str], pair: Pair) -> list[str]:
+    """1 1 1 becomes 1 11, as a loop that begins at the end has it."""
+    merged: list[str] = []
+    rest = list(parts)
+    while rest:
+        if tuple(rest[-2:]) == pair:
+            merged.insert(0, "".join(pair))
+            del rest[-2:]
+        else:
+            merged.insert(0, rest.pop())
+    return merged
+
+
+def across_borders(parts: Sequence[str], pair: Pair) -> list[str]:
+    return " ".join(parts).replace(" ".join(pair), "".join(pair)).split()
+
+
+Merge = Callable[[Sequence[str], Pair], list[str]]
+Key = Callable[[Pair, Mapping[Pair, int], Mapping[str, int]], Any]
+
+
+def oldest_first(pair: Pair, counts: Mapping[Pair, int], age: Mapping[str, int]) -> Any:
+    return -counts[pair], age.get(pair[0], 99), age.get(pair[1], 99)
+
+
+def shortest_first(pair: Pair, counts: Mapping[Pair, int], age: Mapping[str, int]) -> Any:
+    return -counts[pair], len(pair[0]), pair[0], len(pair[1]), pair[1]
+
+
+def trainer(
+    *, merge: Merge = merge, key: Key = oldest_first, as_met: bool = False, least: int = 1, stops: bool = True
+) -> Any:
+    """Training written by a learner, with one thing in it that is not so."""
+
+    def bpe_merges(words: Mapping[str, int], n_merges: int) -> list[Pair]:
+        pieces = {word: list(word) for word in words}
+        letters = dict.fromkeys("".join(words)) if as_met else sorted(set("".join(words)))
+        age = {letter: number for number, letter in enumerate(letters)}
+        merges: list[Pair] = []
+        for _ in range(n_merges):
+            counts = Counter[Pair]()
+            for word, parts in pieces.items():
+                for pair in pairwise(parts):
+                    counts[pair] += words[word]
+            if stops and (not counts or max(counts.values()) < least):
+                break
+            best = min(counts, key=lambda pair: key(pair, counts, age))
+            merges.append(best)
+            age.setdefault("".join(best), len(age))
+            pieces = {word: merge(parts, best) for word, parts in pieces.items()}
+        return merges
+
+    return bpe_merges
+
+
+def cutter(merge: Merge) -> Any:
+    def bpe_encode(word: str, merges: Sequence[Pair]) -> list[str]:
+        rank = {pair: number for number, pair in enumerate(merges)}
+        parts = list(word)
+        while known := [pair for pair in pairwise(parts) if pair in rank]:
+            parts = merge(parts, min(known, key=rank.__getitem__))
+        return parts
+
+    return bpe_encode
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "mistake"),
+    [
+        ("bpe_encode", cutter(from_the_right), "merged from right to left"),
+        ("bpe_merges", trainer(merge=from_the_right), "merged from right to left"),
+        ("bpe_merges", trainer(merge=across_borders), "merged across the borders of pieces"),
+        ("bpe_merges", trainer(key=shortest_first), "ties broken by the pieces' length"),
+        ("bpe_merges", trainer(as_met=True), "characters aged as they are met"),
+        ("bpe_merges", trainer(least=2), "pairs met once are not merged"),
+    ],
+)
+def test_byte_pairs_merged_wrongly_are_named_on_every_variant(name: str, answer: Any, mistake: str) -> None:
+    for seed in range(30):
+        for cases in (EXERCISES[name].cases(seed), EXERCISES[name].hidden_cases(seed)):
+            verdict = judge(EXERCISES[name], answer, cases)
+            assert verdict.mistakes == (mistake,), (seed, verdict.message)
+
+
+def test_training_must_stop_when_no_pair_is_left() -> None:
+    exercise = EXERCISES["bpe_merges"]
+    for seed in range(30):
+        for cases in (exercise.cases(seed), exercise.hidden_cases(seed)):
+            verdict = judge(exercise, trainer(stops=False), cases)
+            assert verdict.outcome == "broken"
+            assert "more merges than there are pairs" in verdict.message
+            assert judge(exercise, trainer(), cases).right
+
+
+def test_cutting_by_replacing_text_gets_an_account_and_no_traceback() -> None:
+    def bpe_encode(word: str, merges: Sequence[Pair]) -> list[str]:
+        text = " ".join(word)
+        for left, right in merges:
+            text = text.replace(f"{left} {right}", left + right)
+        return text.split()
+
+    for seed in range(60):  # seed 9 among them, on which the check's own wrong answer did not spell the word
+        assert not judge(EXERCISES["bpe_encode"], bpe_encode, EXERCISES["bpe_encode"].cases(seed)).right
+
+
+def test_merging_from_the_right_leaves_pieces_alone_that_look_like_the_pair_turned_over() -> None:
+    assert merge_from_right(["23", "3", "2", "1"], ("3", "2")) == ["23", "32", "1"]
+    assert merge_from_right(["1", "1", "1"], ("1", "1")) == ["1", "11"]
+    assert merge_from_right([], ("1", "1")) == []
 
 
 def test_pieces_that_do_not_spell_the_word_are_refused() -> None:

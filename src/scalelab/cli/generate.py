@@ -66,6 +66,11 @@ def load_writer(where: str) -> tuple[Decoder, Tokenizer]:
     folder = user_path(where)
     if not folder.is_dir() and where in NAMES:
         folder = base_folder(where)
+    elif not folder.exists():
+        raise CheckpointError(
+            f"there is no run at {folder}: give the folder that was --out of `scalelab train`, the model's "
+            f"folder that `scalelab pretrain` wrote, or the name of a base model ({', '.join(NAMES)})"
+        )
     elif (folder / SETTINGS_FILE).exists() or not (folder / MODEL_FILE).exists():
         return load_run(folder)
     found = read_model_folder(folder)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,10 +52,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _again(args: argparse.Namespace, out: Path) -> str:
-    words = ["scalelab pretrain", args.name, f"--out {out}"]
-    words += [f"--corpus {args.corpus}"] if args.corpus is not None else []
-    words += [f"--tokens {args.tokens}"] if args.tokens is not None else []
-    return " ".join(words)
+    words = ["scalelab", "pretrain", args.name, "--out", str(out)]
+    words += ["--corpus", args.corpus] if args.corpus is not None else []
+    words += ["--tokens", str(args.tokens)] if args.tokens is not None else []
+    return shlex.join(words)
 
 
 def _parser() -> Parser:

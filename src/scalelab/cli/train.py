@@ -85,7 +85,7 @@ def _train(argv: Sequence[str], launch: Launch | None, world: World | None) -> i
     try:
         record = trainer.run()
     except KeyboardInterrupt as stop:
-        on = f"scalelab train --out {out} --resume"
+        on = shlex.join(["scalelab", "train", "--out", str(out), "--resume"])
         if strategy.n_processes > 1:
             again = ["--out", str(out), "--resume", "--parallel", args.parallel]
             on += f", in one process; or {_torchrun(strategy.n_processes, again)}"

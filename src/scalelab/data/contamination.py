@@ -55,11 +55,10 @@ class Overlap:
         return sum(self.n_seen) / sum(self.n_bytes)
 
     def worst(self, n: int = 5) -> list[tuple[str, float]]:
-        """The documents with the largest shares of seen bytes, and these."""
-        shares = {
-            path: seen / size for path, size, seen in zip(self.paths, self.n_bytes, self.n_seen, strict=True)
-        }
-        return sorted(shares.items(), key=lambda item: -item[1])[:n]
+        """The documents with the largest shares of seen bytes, and these; empty ones have none."""
+        sizes = zip(self.paths, self.n_bytes, self.n_seen, strict=True)
+        shares = [(path, seen / size) for path, size, seen in sizes if size]
+        return sorted(shares, key=lambda item: -item[1])[:n]
 
 
 def overlap(train: Iterable[Document], held_out: Sequence[Document], *, width: int = WIDTH_BYTES) -> Overlap:

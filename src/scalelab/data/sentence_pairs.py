@@ -1,8 +1,9 @@
 """Next-sentence prediction: do two passages follow each other, or is the second from another document?
 
 A pair is [CLS] A [SEP] B [SEP]. In half of the pairs B is what follows A; in the other half it follows some
-passage of another document, so that a B alone does not tell which half it is in. Passages meet at the end
-of a line. Pairs are of one side of a corpus, so nothing held out is seen in training.
+passage of another document, so that a B alone does not tell which half it is in. Passages meet behind a
+token that ends a line, which may hold the next line's indentation too. Pairs are of one side of a corpus, so
+nothing held out is seen in training.
 Source: Devlin et al. 2019, arXiv:1810.04805, section 3.1. Doubted by Liu et al. 2019, arXiv:1907.11692,
 and Lan et al. 2020, arXiv:1909.11942: another document is told by its topic alone.
 Taught in book/transformers/architectures.md.
@@ -98,10 +99,10 @@ def next_sentence_pairs(
     """Draw pairs from the documents of one side of a corpus.
 
     A and B each have half of the T - 3 places; what does not fit is left out, of A the front, of B the end.
-    A pair is drawn by its cut, any line's end with enough text of its document on both sides being equally
-    likely: A ends there and B begins there. For a pair that is not next, B is what begins at a second cut,
-    drawn in the same way until it is in another document. Exactly half of the pairs are next (of an odd
-    number, one more), in a drawn order.
+    A pair is drawn by its cut, any token with a line break in it that has enough text of its document on
+    both sides being equally likely: A ends with it and B begins behind it. For a pair that is not next, B is
+    what begins at a second cut, drawn in the same way until it is in another document. Exactly half of the
+    pairs are next (of an odd number, one more), in a drawn order.
 
     Differs from BERT's code in two things: passages are cut at lines, not at sentences, and none is made
     short on purpose (there, one pair in ten).
@@ -166,7 +167,10 @@ class _Rows(NamedTuple):
 
 
 def _cuts(stream: TokenArray, tokenizer: Tokenizer, min_tokens: int) -> _Cuts:
-    """All line ends with at least min_tokens of their document before and after them."""
+    """All places behind a token with a line break in it, with min_tokens of their document on both sides.
+
+    Byte-pair tokens such as ":\\n    " go on after the break: A then ends with the next line's indentation.
+    """
     breaks = np.array(["\n" in tokenizer.decode([token]) for token in range(tokenizer.vocab_size)])
     ends = np.append(np.flatnonzero(stream == tokenizer.end_of_text), len(stream))
     begins = np.concatenate([[0], ends[:-1] + 1])

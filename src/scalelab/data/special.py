@@ -18,6 +18,8 @@ from scalelab.core.checks import check_count
 from scalelab.core.errors import ConfigError
 from scalelab.data.tokenization import Tokenizer
 
+N_SPECIAL = 4  # pad, cls, sep and mask: what stands for no text, beside sentinels
+
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
@@ -55,7 +57,7 @@ class SpecialTokens:
     @property
     def vocab_size(self) -> int:
         """All ids together: the tokenizer's and these. What a model's embedding table needs."""
-        return self.pad + 4 + len(self.sentinels)
+        return self.pad + N_SPECIAL + len(self.sentinels)
 
     @property
     def end_of_text(self) -> int:
@@ -79,5 +81,5 @@ def special_tokens(tokenizer: Tokenizer, n_sentinels: int = 0) -> SpecialTokens:
     """
     check_count("n_sentinels", n_sentinels)
     first = tokenizer.vocab_size
-    sentinels = tuple(range(first + 4, first + 4 + n_sentinels))
+    sentinels = tuple(range(first + N_SPECIAL, first + N_SPECIAL + n_sentinels))
     return SpecialTokens(first, first + 1, first + 2, first + 3, sentinels)

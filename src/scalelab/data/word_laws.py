@@ -22,10 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from scalelab.core.checks import check_positive_int
-from scalelab.core.errors import DataError
+from scalelab.core.errors import ConfigError, DataError
 from scalelab.data.documents import Document
 
 WORD = re.compile(r"\b[^\W\d]\w*")  # names, keywords and the words of prose; no numbers
+MIN_HALVES = 20  # of fewer, not one lies in the outer 5 %
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -130,7 +131,10 @@ def heaps_exponent(words: Words, *, from_words: int = 10_000, n_points: int = 24
     read, distinct = heaps_curve(words, n_points=n_points)
     beyond = read >= from_words
     if beyond.sum() < 3:
-        raise DataError(f"{int(read[-1]):,} words are too few for a slope from {from_words:,} words on")
+        raise DataError(
+            f"{int(beyond.sum())} of {len(read)} points lie at {from_words:,} of {int(read[-1]):,} words or "
+            "beyond, too few for a slope, which needs 3: take more documents or points, or lower from_words"
+        )
     return float(np.polyfit(np.log(read[beyond]), np.log(distinct[beyond]), 1)[0])
 
 
@@ -142,8 +146,16 @@ def with_interval(
     The spread of estimates from halves, drawn without replacement, is that of the estimate from all: the
     delete-d jackknife, whose factor (n - d)/d is 1 at a half. A bootstrap would draw documents twice, and
     a text with repeated documents has too few distinct words.
+
+    Args:
+        n_halves: how many, at least 20. seed: same seed, same halves.
+
+    Raises:
+        ConfigError: too few halves. DataError: fewer than four documents.
     """
     check_positive_int("n_halves", n_halves)
+    if n_halves < MIN_HALVES:
+        raise ConfigError(f"n_halves={n_halves} say nothing about the outer 5 %: take at least {MIN_HALVES}")
     n_documents = len(words.documents)
     if n_documents < 4:
         raise DataError(f"{n_documents} documents are too few to halve")

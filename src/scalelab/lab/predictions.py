@@ -71,7 +71,7 @@ def make_prediction(name: str, guess: Any, unit: str, low: Any, high: Any) -> Pr
 
 def is_blank(value: object) -> bool:
     """Whether the reader has not written anything: None, ..., or an empty text."""
-    return value is None or isinstance(value, EllipsisType) or value == ""
+    return value is None or isinstance(value, EllipsisType) or (isinstance(value, str) and value == "")
 
 
 def read_number(what: str, value: Any) -> float:
@@ -82,7 +82,7 @@ def read_number(what: str, value: Any) -> float:
     """
     try:
         number = float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
         raise LabError(f"{what} must be a finite number, got {value!r}")

@@ -13,18 +13,19 @@ from pathlib import Path
 
 from scalelab.core.checks import check_positive_int
 from scalelab.core.config import DecoderConfig, EncoderConfig
-from scalelab.core.errors import LabError
+from scalelab.core.errors import CheckpointError, LabError
 from scalelab.core.records import RunRecord, read_records
 from scalelab.data import Corpus, Tokenizer, corpus, encode_corpus, train_bpe
+from scalelab.data.special import N_SPECIAL
 from scalelab.data.tokenization import BpeTokenizer
 from scalelab.lab.pretrained import write_base_model
 from scalelab.models import Decoder, Encoder
+from scalelab.models.pretrained import check_free
 from scalelab.train import CheckpointFolder, TrainConfig, Trainer, load_checkpoint
 from scalelab.train.checkpoint import FOLDER
 from scalelab.train.loop import RECORD
 
 CORPUS = "packages"
-N_SPECIAL = 4  # ids after the tokenizer's own: padding, class, separator, mask
 VOCAB_SIZE = 2048
 TOKENIZER_BYTES = 16_000_000
 TOKENIZER_EVERY = 7  # the tokenizer learns from every seventh document, so that no package decides alone
@@ -60,7 +61,7 @@ RECIPES: Mapping[str, Recipe] = {
             pooler=False, mlm_head=True,
         ),
         train=TrainConfig(
-            objective="mlm", n_tokens=12_000_000, batch_size=32, seq_len=128, learning_rate=1e-3,
+            objective="mlm", n_tokens=20_000_000, batch_size=32, seq_len=128, learning_rate=1e-3,
             schedule="wsd", decay_fraction=0.3, warmup_steps=400, precision="bf16", eval_tokens=524_288,
             checkpoint_every=200,
         ),
@@ -115,21 +116,29 @@ def pretrain(
 
     Raises:
         LabError: there is no recipe of that name.
-        WeightsError: `transformers`' layout needs a package that is not installed.
+        WeightsError: `transformers`' layout needs a package that is not installed, or something else stands
+            where the model is to go.
         ConfigError, DataError, DataFileError, TrainingError, CheckpointError: as `Trainer`.
     """
+    check_free(model_folder)  # now, and not when half an hour of training is done
     text = corpus(CORPUS if corpus_name is None else corpus_name)
     tokenizer = base_tokenizer(text)
     recipe = recipe_for(name, tokenizer, n_tokens)
+    checkpoint = load_checkpoint(run_dir) if CheckpointFolder(run_dir / FOLDER).steps() else None
+    if checkpoint is not None and type(checkpoint.model_config) is not type(recipe.model):
+        raise CheckpointError(
+            f"{run_dir} holds a run with a model of {type(checkpoint.model_config).__name__}, not of "
+            f"{type(recipe.model).__name__}: name the base model that was begun there, or choose another "
+            "folder"
+        )
     data = encode_corpus(text, tokenizer)
-    begun = bool(CheckpointFolder(run_dir / FOLDER).steps())
     trainer = Trainer(
         recipe.model,
         data,
         recipe.train,
         run_dir=run_dir,
         progress=progress,
-        checkpoint=load_checkpoint(run_dir) if begun else None,
+        checkpoint=checkpoint,
     )
     trainer.run()
     record = read_records(run_dir / RECORD)[

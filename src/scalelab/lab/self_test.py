@@ -14,6 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import torch
+
 from scalelab.core.errors import LabError
 from scalelab.lab.predictions import is_blank, read_number, show
 
@@ -125,11 +128,13 @@ def read_answer(question: Question, answer: Any) -> Answer:
     """
     if isinstance(question.right, tuple):
         wanted = f"{question.name} asks for a shape, such as (2, 3, 4)"
+        if not isinstance(answer, tuple | list | np.ndarray | torch.Tensor):  # "234" has sides to loop over
+            raise LabError(f"{wanted}; got {answer!r}")
         try:
             numbers = [read_number("a side of a shape", side) for side in answer]
         except (TypeError, LabError):
             raise LabError(f"{wanted}; got {answer!r}") from None
-        if any(number != int(number) for number in numbers):
+        if not numbers or any(number != int(number) or number < 0 for number in numbers):
             raise LabError(f"{wanted}; got {answer!r}")
         return tuple(int(number) for number in numbers)
     return read_number(f"the answer to {question.name!r}", answer)

@@ -10,28 +10,33 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from scalelab.core.artifacts import write_atomic
 from scalelab.core.checks import is_number
 from scalelab.core.errors import LabError
 from scalelab.data.cache import cache_dir
+from scalelab.lab.predictions import read_number
 
 
-def keep_sitting(lab: str, values: Mapping[str, float]) -> None:
-    """Keep these numbers of a lab's first sitting.
+def keep_sitting(lab: str, values: Mapping[str, Any]) -> None:
+    """Keep these numbers of a lab's first sitting; a cache that cannot be written is no reason to fail.
 
     Args:
-        lab: "part/name". values: name → number.
+        lab: "part/name". values: name → number, which may be numpy's or a tensor of one element.
 
     Raises:
         LabError: a value that is no finite number.
     """
-    wrong = [name for name, value in values.items() if not is_number(value)]
-    if wrong:
-        raise LabError(f"{wrong[0]} must be a finite number to be kept, got {values[wrong[0]]!r}")
-    path = _path(lab)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, (json.dumps(dict(values), indent=1) + "\n").encode())
+    numbers = {n: value if is_number(value) else read_number(n, value) for n, value in values.items()}
+    try:
+        write_atomic(_path(lab), (json.dumps(numbers, indent=1) + "\n").encode())
+    except OSError as error:
+        print(
+            f"not kept: the cache cannot be written ({error.strerror or error}). Do both sittings in one, or "
+            "set SCALELAB_CACHE to a folder of yours"
+        )
+        return
     print(f"kept for the second sitting: {', '.join(values)}")
 
 
@@ -50,7 +55,7 @@ def resume_sitting(lab: str) -> dict[str, float]:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict) or not all(is_number(value) for value in values.values()):
             raise ValueError("not a table of numbers")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LabError(f"what was kept of {lab} is damaged ({error}): run the first sitting again") from None
     return values
 

@@ -203,15 +203,17 @@ class CheckpointFolder:
 def check_same(
     found: Checkpoint, model_config: ModelConfig, train_config: TrainConfig, data: Mapping[str, Any]
 ) -> None:
-    """Refuse to go on with another model, other settings or other data than the run was started with.
+    """Refuse to go on with other data, another model or other settings than the run was started with.
+
+    Data come first: where a text brings its own tokenizer, another text makes another model too.
 
     Raises:
         CheckpointError: the message names what differs, with both values.
     """
     pairs = (
+        ("data", found.data, data),
         ("model", config_to_dict(found.model_config), config_to_dict(model_config)),
         ("training settings", train_config_to_dict(found.train_config), train_config_to_dict(train_config)),
-        ("data", found.data, data),
     )
     for what, stored, asked in pairs:
         names = [name for name in {**stored, **asked} if stored.get(name) != asked.get(name)]

@@ -13,12 +13,11 @@ from scalelab.core.errors import ConfigError, DataError, TrainingError
 from scalelab.core.seeding import derive_seed
 from scalelab.data import TokenData
 from scalelab.data.objectives import Objective, ObjectiveName, SpanObjective, make_objective
-from scalelab.data.special import SpecialTokens
+from scalelab.data.special import N_SPECIAL, SpecialTokens
 from scalelab.models import Decoder, Encoder, EncoderDecoder
 from scalelab.train.config import TrainConfig
 from scalelab.train.strategy import Strategy
 
-N_SPECIAL = 4  # ids that stand for no text, beside sentinels
 OBJECTIVE_OF: Mapping[type, ObjectiveName] = {
     DecoderConfig: "causal",
     EncoderConfig: "mlm",

@@ -18,6 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from scalelab.lab.checks import guard
+from scalelab.lab.checks.guard import LIMIT_S, TookTooLong, time_limit, unchanged
+
 
 class Rejected(Exception):
     """An answer that gives nothing to compare; its text goes on from the function's name.
@@ -61,17 +64,26 @@ class Numbers:
 def call(answer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """`answer(*args, **kwargs)`, with every failure turned into Rejected.
 
-    Torch's global random state is as before afterwards, so that a check changes nothing in the lab.
+    Random states, torch's default dtype and its gradient mode are as before afterwards, so that an answer
+    changes neither the reference's work nor the lab's.
 
     Raises:
         NotWritten: it raised NotImplementedError itself, with a raise of its own.
-        Rejected: it does not take these arguments, or raised anything else (Ctrl-C goes through).
+        Rejected: it does not take these arguments, did not come to an end within LIMIT_S, or raised anything
+            else, `exit()` too (Ctrl-C goes through).
     """
     _check_signature(answer, args, kwargs)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with unchanged(), time_limit(LIMIT_S):
             return answer(*args, **kwargs)
-    except Exception as error:
+    except TookTooLong as error:
+        raise Rejected(
+            f"did not come to an end within {LIMIT_S:.0f} s{_where(error)}. Does each loop change what it "
+            f"tests?",
+            name="did not come to an end",
+            ran=False,
+        ) from error
+    except (Exception, SystemExit) as error:
         if isinstance(error, NotImplementedError) and _raised_by_the_learner(error):
             raise NotWritten(
                 "Write it in its cell, run that cell, then this one.", name="not written", ran=False
@@ -108,12 +120,11 @@ def as_numbers(value: Any, what: str, *, index_name: str = "") -> Numbers:
         Rejected: anything that is not made of real numbers.
     """
     if isinstance(value, torch.Tensor) and not value.is_complex():
-        return Numbers(value.detach().cpu().double().numpy(), index_name)
+        with contextlib.suppress(TypeError, RuntimeError):  # sparse, nested, or without numbers (meta)
+            return Numbers(value.detach().cpu().double().numpy(), index_name)
     if isinstance(value, int | float | np.number | np.ndarray) and not isinstance(value, bool):
-        try:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             return Numbers(np.asarray(value, dtype=np.float64), index_name)
-        except (TypeError, ValueError, OverflowError):
-            pass
     missing = " (is the return missing?)" if value is None else ""
     raise Rejected(
         f"returned {describe(value)}{missing} for {what}, where a number or a tensor of numbers should be",
@@ -141,7 +152,11 @@ def describe(value: object) -> str:
     if value is None:
         return "None"
     if isinstance(value, torch.Tensor):
-        return f"a tensor of shape {list(value.shape)}"
+        kind = str(value.layout).removeprefix("torch.").replace("_", " ")
+        if value.is_nested or value.layout != torch.strided:
+            return f"a {'nested' if value.is_nested else kind} tensor"
+        where = " without numbers (on 'meta')" if value.is_meta else ""
+        return f"a tensor of shape {list(value.shape)}{where}"
     if isinstance(value, np.ndarray):
         return f"an array of shape {list(value.shape)}"
     if isinstance(value, int | float | bool | str) and len(repr(value)) <= 30:
@@ -189,7 +204,7 @@ def _where(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__ and "site-packages" not in frame.filename
+        if frame.filename not in (__file__, guard.__file__) and "site-packages" not in frame.filename
     ]
     if not frames:
         return ""

@@ -11,6 +11,7 @@ Taught in book/transformers/training.md.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -146,17 +147,9 @@ def _judge(exercise: Exercise, answer: object, cases: Sequence[Case]) -> Verdict
             mistakes=("not a function",),
             ran=False,
         )
-    observed: list[Observation] = []
-    for case in cases:
-        try:
-            observed.append(exercise.observe(answer, case))
-        except NotWritten as refusal:
-            message = f"not written yet: {exercise.name}. {refusal}"
-            return Verdict(outcome="not written", message=message, ran=False)
-        except Rejected as refusal:
-            message = f"On {case.about}, {exercise.name} {refusal}"
-            message += "" if message.endswith((".", "?", "!")) else "."
-            return Verdict(outcome="broken", message=message, mistakes=(refusal.name,), ran=refusal.ran)
+    observed = _observe_all(exercise, answer, cases)
+    if isinstance(observed, Verdict):
+        return observed
     expected = [exercise.observe(exercise.reference, case) for case in cases]
     seen = _first_difference(exercise, cases, observed, expected)
     if seen is None:
@@ -172,6 +165,23 @@ def _judge(exercise: Exercise, answer: object, cases: Sequence[Case]) -> Verdict
         listed = "\n".join(f"({i}) {m.name}. {m.message}" for i, m in enumerate(named, start=1))
         message = f"{exercise.name}: two mistakes at once.\n{listed}\n{seen}"
     return Verdict(outcome="known mistake", message=message, mistakes=names)
+
+
+def _observe_all(exercise: Exercise, answer: Answer, cases: Sequence[Case]) -> list[Observation] | Verdict:
+    """An answer's outputs on each case; or, when one gives nothing to compare, the verdict on it."""
+    observed: list[Observation] = []
+    with warnings.catch_warnings():  # filters that an answer sets end with it
+        for case in cases:
+            try:
+                observed.append(exercise.observe(answer, case))
+            except NotWritten as refusal:
+                message = f"not written yet: {exercise.name}. {refusal}"
+                return Verdict(outcome="not written", message=message, ran=False)
+            except Rejected as refusal:
+                message = f"On {case.about}, {exercise.name} {refusal}"
+                message += "" if message.endswith((".", "?", "!")) else "."
+                return Verdict(outcome="broken", message=message, mistakes=(refusal.name,), ran=refusal.ran)
+    return observed
 
 
 def recognise(
@@ -211,7 +221,10 @@ def _gives(
     wrong_answer = exercise.build(**faults)
     seen_in = next((mistake.seen_in for mistake in mistakes if mistake.seen_in), ())
     for case, outputs in zip(cases, observed, strict=True):
-        suspected = exercise.observe(wrong_answer, case)
+        try:
+            suspected = exercise.observe(wrong_answer, case)
+        except Rejected:  # faults that together give nothing to compare are not what was seen
+            return False
         keys = [key for key in suspected if not seen_in or key in seen_in]
         if not all(key in outputs and same(exercise, outputs[key], suspected[key]) for key in keys):
             return False

@@ -58,7 +58,8 @@ def _build(
         if read == "swapped":
             parents, tokens = places % n, places // n % vocab
         ends = tokens == end_id
-        among = torch.arange(len(places)) < (2 * n if ending == "all" else n)
+        n_unfinished = (~ends).cumsum(0)  # among the extensions up to each
+        among = {"all": ends, "until full": n_unfinished < n}.get(ending, torch.arange(len(places)) < n)
         finished = ends & among
         if ending == "goes on":
             chosen = torch.arange(n)
@@ -120,6 +121,12 @@ MISTAKES = (
         faults={"ending": "all"},
         message="An ending counts only if it is among the N best extensions. Here those among the 2N best "
         "are finished too.",
+    ),
+    Mistake(
+        name="endings until the beams are full",
+        faults={"ending": "until full"},
+        message="Endings are finished until N texts go on. Only those among the N best extensions count: "
+        "others were not good enough, whether or not an ending has made room.",
     ),
     Mistake(
         name="no length penalty",
@@ -184,8 +191,10 @@ def _draw_cases(rng: np.random.Generator) -> tuple[Case, ...]:
     sums = np.array([-2.0, -3.5, -5.4]) - rng.uniform(0, 0.3, 3)
     # The first beam has the two best children, the third none; nothing ends.
     plain = {(0, a): -2.9, (0, b): -3.9, (1, c): -4.4, (0, c): -4.9, (1, a): -5.6, (2, d): -6.3}
-    # The second best ends, and so does the fifth, which is no longer among the three best.
-    ends = {(0, a): -2.7, (1, end): -3.8, (0, c): -4.3, (1, b): -5.0, (0, end): -5.5, (2, a): -6.1}
+    # The second best ends. So do the fourth and the sixth, which are not among the three best, though the
+    # fourth is better than the last beam that goes on.
+    ends = {(0, a): -2.7, (1, end): -3.8, (0, c): -4.3, (0, end): -4.7, (1, b): -5.0, (2, end): -6.2,
+            (2, a): -6.7}  # fmt: skip
     draws = []
     for best in (plain, ends):
         moved = {place: total - jitter[i] for i, (place, total) in enumerate(best.items())}

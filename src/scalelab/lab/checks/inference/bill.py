@@ -32,6 +32,7 @@ def decode_bill(
 def _build(
     *, kinds: int = 2, cache_heads: str = "kv", layers: str = "all", size: str = "bytes", texts: str = "all",
     per_weight: int = 2, attention: str = "right", weights: str = "once", moved: str = "both",
+    head: str = "head_width",
 ) -> Answer:  # fmt: skip
     """The bill with the given faults; without any, the right one."""
 
@@ -40,12 +41,13 @@ def _build(
     ) -> tuple[float, float, float]:
         c = config
         n_layers = c.n_layers if layers == "all" else 1
-        width = (c.kv_heads if cache_heads == "kv" else c.n_heads) * c.head_width
+        head_width = c.head_width if head == "head_width" else c.d_model // c.n_heads
+        width = (c.kv_heads if cache_heads == "kv" else c.n_heads) * head_width
         kept = kinds * n_layers * width * context_len * (n_texts if texts == "all" else 1)
         cache_bytes = kept * (bytes_per_number if size == "bytes" else 1)
         heads = {"kv heads": c.kv_heads, "none": 0}.get(attention, c.n_heads)
         sides = 2 if attention == "scores alone" else 4
-        looking = sides * c.n_layers * heads * c.head_width * context_len
+        looking = sides * c.n_layers * heads * head_width * context_len
         flops = n_texts * (per_weight * n_weights + looking)
         fetched = n_weights * bytes_per_number * (n_texts if weights == "for each text" else 1)
         total = {"weights": fetched, "cache": cache_bytes}.get(moved, fetched + cache_bytes)
@@ -65,6 +67,12 @@ MISTAKES = (
         faults={"cache_heads": "query"},
         message="The cache is counted with n_heads. What is kept belongs to the key/value heads, "
         "config.kv_heads: with grouped queries they are fewer.",
+    ),
+    Mistake(
+        name="a head's width taken from d_model",
+        faults={"head": "d_model"},
+        message="A head is counted as d_model / n_heads wide. Usually it is, but a config may choose: "
+        "config.head_width.",
     ),
     Mistake(
         name="one layer",
@@ -152,7 +160,7 @@ def _draw_cases(rng: np.random.Generator) -> tuple[Case, ...]:
     for n_texts, kept, size, kv_heads in ((1, 700, 2, 8), (6, 1500, 2, 2), (16, 900, 0.5, 4)):
         n_layers, d_head = int(rng.integers(3, 9)), int(rng.integers(10, 20)) * 2
         shape: dict[str, Any] = {"n_layers": n_layers, "n_heads": 8, "n_kv_heads": kv_heads, "d_head": d_head,
-                 "d_model": 8 * d_head}  # fmt: skip
+                 "d_model": 8 * d_head + 16}  # fmt: skip
         context = kept + int(rng.integers(100))
         n_weights = int(rng.integers(100_000, 300_000))
         about = (

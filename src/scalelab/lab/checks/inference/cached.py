@@ -236,8 +236,7 @@ def _observe(answer: Answer, case: Case) -> Observation:
 
 
 def _as_long_as(is_token: Tensor, n_places: int) -> Tensor:
-    """The mask of the last places: an answer that has kept too little or too much goes on with what it "
-    "has."""
+    """The mask of the last places: an answer that kept too little or too much goes on with what it has."""
     missing = n_places - is_token.shape[1]
     if missing > 0:
         return torch.cat((is_token.new_ones(is_token.shape[0], missing), is_token), dim=1)

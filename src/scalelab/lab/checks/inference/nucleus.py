@@ -28,8 +28,9 @@ def top_p_filter(logits: Float[Tensor, "B V"], temperature: float, top_p: float)
 
 
 def _build(
-    *, cut: str = "right", order: str = "falling", temper: str = "before", normalised: bool = True
-) -> Answer:
+    *, cut: str = "right", order: str = "falling", temper: str = "before", normalised: bool = True,
+    rows: str = "each its own",
+) -> Answer:  # fmt: skip
     """Top-p with the given faults; without any, the right one."""
 
     def answer(logits: Tensor, temperature: float, top_p: float) -> Tensor:
@@ -48,6 +49,8 @@ def _build(
             keep = sorted_p >= 1 - top_p
         else:
             keep = mass - sorted_p < top_p
+        if rows == "alike":
+            keep = keep.any(dim=0).expand_as(keep)
         kept = torch.zeros_like(p).scatter(-1, ids, sorted_p * keep)
         if temper == "after":
             kept = kept ** (1 / temperature)
@@ -82,6 +85,12 @@ MISTAKES = (
         faults={"cut": "each"},
         message="Tokens with a probability of at least 1 - top_p are kept. Top-p is about the mass of the "
         "kept tokens together, which is why their number changes from place to place.",
+    ),
+    Mistake(
+        name="as many tokens in every row",
+        faults={"rows": "alike"},
+        message="Every row keeps as many tokens as the row that needs most. Where one stops is a question of "
+        "its own mass: keep a mask [B, V], not one number for all rows. (One number for all is top-k.)",
     ),
     Mistake(
         name="the unlikely end is kept",
@@ -130,8 +139,12 @@ def _case(about: str, logits: np.ndarray, temperature: float, top_p: float) -> C
 
 
 def _shuffled_logits(rng: np.random.Generator, n_rows: int, n_tokens: int) -> np.ndarray:
-    """Rows that fall by 0.35 to 0.65 a token, shuffled: no two alike, so that a cut has one right place."""
-    falling = -np.cumsum(rng.uniform(0.35, 0.65, (n_rows, n_tokens)), axis=1)
+    """Rows that fall by 0.35 to 0.65 a token, shuffled: no two alike, so that a cut has one right place.
+
+    The first row falls 2.2 times as fast and the third half as fast, so that each keeps another number.
+    """
+    pace = np.array([2.2, 1.0, 0.5])[:n_rows, None]
+    falling = -np.cumsum(rng.uniform(0.35, 0.65, (n_rows, n_tokens)) * pace, axis=1)
     return rng.permuted(falling, axis=1)
 
 

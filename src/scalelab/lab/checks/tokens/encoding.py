@@ -16,7 +16,7 @@ import numpy as np
 from scalelab.data.byte_pairs import Pair, bpe_encode, bpe_merges, merge
 from scalelab.lab.checks.answers import Numbers, Rejected, call, describe
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
-from scalelab.lab.checks.tokens.merging import is_piece
+from scalelab.lab.checks.tokens.merging import is_piece, merge_from_right
 
 WRONG_KIND = "returned the wrong kind of thing"
 
@@ -40,18 +40,11 @@ def _build(*, how: str = "oldest merge first", rounds: int = 0, direction: str =
                 parts = merge(parts, max(known, key=known.count))
             else:
                 chosen = (max if how == "newest merge first" else min)(known, key=rank.__getitem__)
-                parts = _merge(parts, chosen, direction)
+                parts = (merge if direction == "left to right" else merge_from_right)(parts, chosen)
             n_rounds += 1
         return parts
 
     return answer
-
-
-def _merge(parts: list[str], pair: Pair, direction: str) -> list[str]:
-    if direction == "left to right":
-        return merge(parts, pair)
-    backwards = merge(parts[::-1], (pair[1], pair[0]))
-    return ["".join(pair) if piece == pair[1] + pair[0] else piece for piece in backwards][::-1]
 
 
 def _longest(word: str, merges: Sequence[Pair]) -> list[str]:

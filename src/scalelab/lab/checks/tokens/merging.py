@@ -31,23 +31,25 @@ def _build(
     direction: str = "left to right",
     recount: bool = True,
     choice: str = "most frequent",
+    least: int = 1,
 ) -> Answer:
     """Training with the given faults; without any, the right one."""
 
     def answer(words: Mapping[str, int], n_merges: int) -> list[Pair]:
         pieces = {word: list(word) for word in words}
-        age = {character: i for i, character in enumerate(sorted(set("".join(words))))}
+        characters = dict.fromkeys("".join(words)) if tie == "ages as met" else sorted(set("".join(words)))
+        age = {character: i for i, character in enumerate(characters)}
         merges: list[Pair] = []
         counts: Counter[Pair] = Counter()
         while len(merges) < n_merges:
-            if recount or not counts:
+            if recount or not merges:
                 counts = Counter()
                 for word, parts in pieces.items():
                     for pair in _pairs(parts, overlaps):
                         counts[pair] += words[word] if weight == "count" else 1
             else:
                 del counts[merges[-1]]
-            if not counts:
+            if not counts or max(counts.values()) < least:
                 break
             merges.append(_choose(counts, age, tie, choice))
             age.setdefault("".join(merges[-1]), len(age))
@@ -70,27 +72,46 @@ def _pairs(parts: Sequence[str], overlaps: str) -> Iterator[Pair]:
         yield pair
 
 
-def _choose(counts: Counter[Pair], age: Mapping[str, int], tie: str, choice: str) -> Pair:
+def _choose(counts: Counter[Pair], known: Mapping[str, int], tie: str, choice: str) -> Pair:
     sign = -1 if choice == "most frequent" else 1
+    # Who replaces text makes pieces that were never learnt: they count as the youngest.
+    age = {piece: known.get(piece, len(known)) for pair in counts for piece in pair}
     if tie == "first met":
         return min(counts, key=lambda pair: sign * counts[pair])
     if tie == "younger":
         return max(counts, key=lambda p: (-sign * counts[p], age[p[0]], age[p[1]]))
     if tie == "by text":
         return min(counts, key=lambda pair: (sign * counts[pair], pair))
+    if tie == "by length":
+        return min(counts, key=lambda p: (sign * counts[p], len(p[0]), p[0], len(p[1]), p[1]))
     return min(counts, key=lambda pair: (sign * counts[pair], age[pair[0]], age[pair[1]]))
 
 
 def _merge(parts: list[str], pair: Pair, occurrences: str, direction: str) -> list[str]:
+    if occurrences == "in the text":
+        return " ".join(parts).replace(" ".join(pair), "".join(pair)).split()
     if direction == "right to left":
-        backwards = merge(parts[::-1], (pair[1], pair[0]))
-        return ["".join(pair) if piece == pair[1] + pair[0] else piece for piece in backwards][::-1]
+        return merge_from_right(parts, pair)
     if occurrences == "first":
         for place in range(len(parts) - 1):
             if tuple(parts[place : place + 2]) == pair:
                 return [*parts[:place], "".join(pair), *parts[place + 2 :]]
         return parts
     return merge(parts, pair)
+
+
+def merge_from_right(parts: Sequence[str], pair: Pair) -> list[str]:
+    """Every occurrence of a pair made one piece, from right to left: 1 1 1 becomes 1 11."""
+    merged: list[str] = []
+    place = len(parts)
+    while place:
+        if tuple(parts[max(place - 2, 0) : place]) == pair:
+            merged.append(pair[0] + pair[1])
+            place -= 2
+        else:
+            merged.append(parts[place - 1])
+            place -= 1
+    return merged[::-1]
 
 
 MISTAKES = (
@@ -119,6 +140,18 @@ MISTAKES = (
         "spelt.",
     ),
     Mistake(
+        name="ties broken by the pieces' length",
+        faults={"tie": "by length"},
+        message="Of pairs with equal counts you take the shorter pieces, and of those the first in "
+        "alphabetical order. Shorter is not older: merged pieces are ordered by when they were made.",
+    ),
+    Mistake(
+        name="characters aged as they are met",
+        faults={"tie": "ages as met"},
+        message="Single characters are numbered in the order in which the words show them. The oldest is the "
+        "first in alphabetical order: sort them before you number them.",
+    ),
+    Mistake(
         name="overlapping pairs left out",
         faults={"overlaps": "left out"},
         message="In 1 1 1 the pair (1, 1) is met twice, though only one of the two can be merged; you "
@@ -135,6 +168,12 @@ MISTAKES = (
         message="In each word only the first occurrence of the pair is merged. All of them are, in one step.",
     ),
     Mistake(
+        name="merged across the borders of pieces",
+        faults={"occurrences": "in the text"},
+        message="The words are merged as text with spaces in it (str.replace), which also takes the end of "
+        "a longer piece: from 21 3 the pair (1, 3) makes 213. Compare whole pieces.",
+    ),
+    Mistake(
         name="merged from right to left",
         faults={"direction": "right to left"},
         message="1 1 1 becomes 1 11 here. Words are merged from left to right, so it should become 11 1.",
@@ -144,6 +183,12 @@ MISTAKES = (
         faults={"recount": False},
         message="The pairs are counted once, at the start. A merge makes new neighbours and unmakes others: "
         "count again after each.",
+    ),
+    Mistake(
+        name="pairs met once are not merged",
+        faults={"least": 2},
+        message="Training stops when the best pair has been met only once. It goes on until there are "
+        "n_merges, or no pair at all.",
     ),
     Mistake(
         name="the rarest pair",
@@ -182,7 +227,7 @@ def _draw_cases(rng: np.random.Generator) -> tuple[Case, ...]:
         drawn = (
             ("6 words, each met once", _words(rng, 6, "321", 6, 1), 5),
             ("9 words of 2 to 8 characters", _words(rng, 9, "4132", 8, 9), 8),
-            ("5 words of runs", _words(rng, 5, "12", 8, 4), 5),
+            ("5 words of runs and more merges than there are pairs", _words(rng, 5, "12", 8, 4), 40),
         )
         answers = [_build(**mistake.faults) for mistake in MISTAKES]
         seen = {str([answer(words, n) for _, words, n in drawn]) for answer in (bpe_merges, *answers)}
