@@ -2,7 +2,8 @@
 
 Its models differ from ours in names, in GPT-2's transposed matrices, and in query, key and value matrices
 that stand apart; nothing is approximated, and what our models cannot compute exactly is refused by name.
-One module for each kind: weights_gpt2.py, weights_llama.py, weights_bert.py, weights_t5.py.
+One module for each kind: weights_gpt2.py, weights_llama.py, weights_bert.py, weights_roformer.py,
+weights_t5.py.
 Taught in book/transformers/training.md and book/transformers/architectures.md.
 """
 
@@ -19,7 +20,7 @@ from torch import nn
 
 from scalelab.core.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
 from scalelab.core.errors import ConfigError, WeightsError
-from scalelab.models import weights_bert, weights_gpt2, weights_llama, weights_t5
+from scalelab.models import weights_bert, weights_gpt2, weights_llama, weights_roformer, weights_t5
 from scalelab.models.decoder import Decoder
 from scalelab.models.encoder import Encoder
 from scalelab.models.encoder_decoder import EncoderDecoder
@@ -80,6 +81,7 @@ FORMATS: Mapping[str, Format] = {  # by their `model_type`
     "gpt2": weights_gpt2,
     "llama": weights_llama,
     "bert": weights_bert,
+    "roformer": weights_roformer,
     "t5": weights_t5,
 }
 
@@ -87,8 +89,9 @@ FORMATS: Mapping[str, Format] = {  # by their `model_type`
 def from_transformers(model: PreTrainedModel | str | os.PathLike[str]) -> Model:
     """The model of ours that computes what one of `transformers` computes.
 
-    A GPT2LMHeadModel or LlamaForCausalLM becomes a Decoder, a BertModel, BertForMaskedLM, BertForPreTraining
-    or BertForNextSentencePrediction an Encoder, a T5ForConditionalGeneration an EncoderDecoder.
+    A GPT2LMHeadModel or LlamaForCausalLM becomes a Decoder; a BertModel, BertForMaskedLM, BertForPreTraining,
+    BertForNextSentencePrediction, RoFormerModel or RoFormerForMaskedLM an Encoder; a
+    T5ForConditionalGeneration an EncoderDecoder.
 
     Args:
         model: the model, or the folder or hub name to load one from. Its weights are copied; their
