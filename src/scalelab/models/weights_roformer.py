@@ -154,9 +154,10 @@ def _reordered(tensor: Tensor, name: str, config: EncoderConfig, *, apart: bool)
     if ".attention.qkv." not in name:
         return tensor
     half = config.head_width // 2
-    heads = tensor.unflatten(0, (3, config.n_heads, config.head_width))
-    pairs = heads.unflatten(2, (half, 2) if apart else (2, half)).transpose(2, 3).flatten(2, 3)
-    return torch.cat((pairs[:2], heads[2:])).flatten(0, 2)
+    now = (half, 2) if apart else (2, half)
+    parts = tensor.reshape(3, config.n_heads, *now, -1)  # queries, keys, values
+    turned = parts[:2].transpose(2, 3).reshape(2 * config.d_model, -1)
+    return torch.cat((turned, parts[2].reshape(config.d_model, -1))).reshape(tensor.shape)
 
 
 def _angles(config: EncoderConfig) -> Float[Tensor, "T K"]:
