@@ -61,7 +61,7 @@ def _again(args: argparse.Namespace, out: Path) -> str:
 def _parser() -> Parser:
     parser = Parser(
         "scalelab pretrain",
-        "Make a base model of the course: a small Llama (decoder) or a small BERT (encoder), trained on the\n"
+        "Make a base model of the course: a small Llama (decoder) or a small RoFormer (encoder), trained on the\n"
         "frozen corpus `packages`. About half an hour on two cores with bf16; the same command goes on with\n"
         "a run that was stopped.",
         """

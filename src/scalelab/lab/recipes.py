@@ -1,7 +1,8 @@
 """How the base models are made: text, tokenizer, shape and budget of each, and the run that makes it.
 
-The decoder is a Llama in small, the encoder a BERT in small. Both share one tokenizer, and each reads the
-frozen corpus `packages` less than once. Taught in book/transformers/architectures.md.
+The decoder is a Llama in small, the encoder a RoFormer in small: a BERT with rotary positions, since from a
+table of positions a small encoder learns too slowly. Both share one tokenizer, and each reads the frozen corpus
+`packages` less than once. Taught in book/transformers/architectures.md.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ RECIPES: Mapping[str, Recipe] = {
     "encoder": Recipe(
         model=EncoderConfig(
             n_layers=4, d_model=192, n_heads=6, d_ff=768, vocab_size=VOCAB_SIZE, seq_len=256,
-            pooler=False, mlm_head=True,
+            positions="rope", pooler=False, mlm_head=True,
         ),
         train=TrainConfig(
-            objective="mlm", n_tokens=20_000_000, batch_size=32, seq_len=128, learning_rate=1e-3,
+            objective="mlm", n_tokens=12_000_000, batch_size=32, seq_len=128, learning_rate=2e-3,
             schedule="wsd", decay_fraction=0.3, warmup_steps=400, precision="bf16", eval_tokens=524_288,
             checkpoint_every=200,
         ),
