@@ -21,8 +21,8 @@ from scalelab.core.presets import preset
 from scalelab.cost import params
 from scalelab.cost.hardware import require_accelerator
 from scalelab.lab import plots
-from scalelab.lab.attention_map import draw_map
 from scalelab.lab.records import study_json
+from scalelab.lab.transformers.attention_map import draw_map
 
 STUDY = "transformers/attention"
 WIDTHS = (4, 16, 64, 256, 1024)

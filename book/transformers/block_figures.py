@@ -22,8 +22,16 @@ from scalelab.core.presets import preset
 from scalelab.core.units import bits_per_byte
 from scalelab.cost import params
 from scalelab.lab import plots
-from scalelab.lab.ablation_records import STUDY, by_rate, chosen_rate, cost_of, interval, judged, rates_tried
 from scalelab.lab.records import study_json, study_runs
+from scalelab.lab.transformers.ablation_records import (
+    STUDY,
+    by_rate,
+    chosen_rate,
+    cost_of,
+    interval,
+    judged,
+    rates_tried,
+)
 
 LAB = DecoderConfig(
     n_layers=3, d_model=96, n_heads=3, vocab_size=1024, seq_len=128, positions="rope", feed_forward="gelu"

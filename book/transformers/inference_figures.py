@@ -22,7 +22,7 @@ from scalelab.core.presets import preset
 from scalelab.cost import Pass, decode_pass, kv_cache_bytes, params, prefill_pass, require_accelerator
 from scalelab.lab import plots
 from scalelab.lab.records import study_json
-from scalelab.lab.roofline import Roofline, draw_roofline
+from scalelab.lab.transformers.roofline import Roofline, draw_roofline
 
 STUDY = "transformers/inference"
 CONTEXT = 1024  # of the worked examples

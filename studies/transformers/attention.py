@@ -30,8 +30,8 @@ import torch.nn.functional as F
 import scalelab
 from scalelab.core.artifacts import write_atomic
 from scalelab.data import Batches, TokenData, corpus, encode_corpus, train_bpe
-from scalelab.lab.copying import Copier, CopierConfig, best_accuracy, train_copier
 from scalelab.lab.measure import peak_bytes
+from scalelab.lab.transformers.copying import Copier, CopierConfig, best_accuracy, train_copier
 from scalelab.models.tiled import tiled_attention
 
 OUT = Path(scalelab.__file__).parent / "lab" / "records" / "transformers" / "attention"

@@ -35,7 +35,7 @@ from scalelab.core.config import DecoderConfig
 from scalelab.core.errors import TrainingError
 from scalelab.core.records import append_records, read_records
 from scalelab.data import TokenData, corpus, encode_corpus, held_out_windows, train_bpe
-from scalelab.lab.ablations import Ablation, ablated, depth_profile
+from scalelab.lab.transformers.ablations import Ablation, ablated, depth_profile
 from scalelab.train import TrainConfig, Trainer
 
 OUT = Path(scalelab.__file__).parent / "lab" / "records" / "transformers" / "block"

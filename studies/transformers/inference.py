@@ -36,8 +36,8 @@ from scalelab.core.artifacts import write_atomic
 from scalelab.core.config import DecoderConfig
 from scalelab.cost import decode_pass, params, prefill_pass
 from scalelab.lab import base
-from scalelab.lab.drafting import cut_draft, python_tokens, train_draft
-from scalelab.lab.roofline import measure_roofline, pass_seconds
+from scalelab.lab.transformers.drafting import cut_draft, python_tokens, train_draft
+from scalelab.lab.transformers.roofline import measure_roofline, pass_seconds
 from scalelab.models import Decoder, beam_search, generate, speculative_generate
 from scalelab.models.speculative import acceptance_rate, expected_tokens_per_pass
 

@@ -18,8 +18,9 @@ import pytest
 import torch
 
 from scalelab.core.errors import ConfigError, LabError
-from scalelab.lab.attention_map import attention_map, visible
-from scalelab.lab.copying import (
+from scalelab.lab.records import study_folder, study_json
+from scalelab.lab.transformers.attention_map import attention_map, visible
+from scalelab.lab.transformers.copying import (
     NO_TARGET,
     Copier,
     CopierConfig,
@@ -30,7 +31,6 @@ from scalelab.lab.copying import (
     train_copier,
     turn,
 )
-from scalelab.lab.records import study_folder, study_json
 
 STUDY = "transformers/attention"
 PROGRAM = Path(__file__).resolve().parents[2] / "studies" / "transformers" / "attention.py"

@@ -9,7 +9,7 @@ import torch
 
 from scalelab.core.config import DecoderConfig
 from scalelab.core.errors import ConfigError
-from scalelab.lab.ablations import Ablation, ablated, depth_profile
+from scalelab.lab.transformers.ablations import Ablation, ablated, depth_profile
 from scalelab.models import Decoder, residual_stream
 
 CONFIG = DecoderConfig(n_layers=3, d_model=16, n_heads=2, vocab_size=40, seq_len=12, positions="rope")

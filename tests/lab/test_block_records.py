@@ -8,8 +8,16 @@ import statistics
 import pytest
 
 from scalelab.core.errors import LabError
-from scalelab.lab.ablation_records import STUDY, T_95, chosen_rate, cost_of, interval, judged, rates_tried
 from scalelab.lab.records import study_folder
+from scalelab.lab.transformers.ablation_records import (
+    STUDY,
+    T_95,
+    chosen_rate,
+    cost_of,
+    interval,
+    judged,
+    rates_tried,
+)
 
 ARMS = sorted(path.stem for path in study_folder(STUDY).glob("*.jsonl"))
 

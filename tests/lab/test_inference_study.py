@@ -17,10 +17,16 @@ from scalelab.core.config import DecoderConfig
 from scalelab.core.errors import ConfigError, DataError, LabError
 from scalelab.core.presets import preset
 from scalelab.cost import decode_pass, prefill_pass, require_accelerator
-from scalelab.lab.drafting import BATCH_SIZE, SEQ_LEN, cut_draft, train_draft
 from scalelab.lab.records import study_folder, study_json
-from scalelab.lab.roofline import Roofline, draw_roofline, measure_roofline, pass_seconds, read_bytes_per_s
 from scalelab.lab.sittings import keep_sitting, resume_sitting
+from scalelab.lab.transformers.drafting import BATCH_SIZE, SEQ_LEN, cut_draft, train_draft
+from scalelab.lab.transformers.roofline import (
+    Roofline,
+    draw_roofline,
+    measure_roofline,
+    pass_seconds,
+    read_bytes_per_s,
+)
 from scalelab.models import Decoder
 from scalelab.models.speculative import expected_tokens_per_pass
 

@@ -120,8 +120,6 @@ def test_an_unknown_base_model_is_refused_by_name() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_base_models_that_ship_are_read_alike_by_transformers(name: str) -> None:
     transformers = pytest.importorskip("transformers")
-    if not base_folder(name).is_dir():
-        pytest.skip(f"the base {name} is not made yet: scalelab pretrain {name}")
     found = base(name)
     assert found.model.config.vocab_size == found.special.vocab_size
     ids = torch.as_tensor(found.tokenizer.encode(TEXT)[:60]).long()[None]

@@ -61,9 +61,9 @@ def _again(args: argparse.Namespace, out: Path) -> str:
 def _parser() -> Parser:
     parser = Parser(
         "scalelab pretrain",
-        "Make a base model of the course: a small Llama (decoder) or a small RoFormer (encoder), trained on the\n"
-        "frozen corpus `packages`. About half an hour on two cores with bf16; the same command goes on with\n"
-        "a run that was stopped.",
+        "Make a base model of the course: a small Llama (decoder) or a small RoFormer (encoder), trained on\n"
+        "the frozen corpus `packages`. About half an hour on two cores with bf16; the same command goes on\n"
+        "with a run that was stopped.",
         """
   scalelab pretrain decoder --out runs/base-decoder
   scalelab pretrain encoder --corpus python --tokens 1e6 --out runs/small-encoder

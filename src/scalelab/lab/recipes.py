@@ -1,8 +1,8 @@
 """How the base models are made: text, tokenizer, shape and budget of each, and the run that makes it.
 
 The decoder is a Llama in small, the encoder a RoFormer in small: a BERT with rotary positions, since from a
-table of positions a small encoder learns too slowly. Both share one tokenizer, and each reads the frozen corpus
-`packages` less than once. Taught in book/transformers/architectures.md.
+table of positions a small encoder learns too slowly. Both share one tokenizer, and each reads the frozen
+corpus `packages` less than once. Taught in book/transformers/architectures.md.
 """
 
 from __future__ import annotations

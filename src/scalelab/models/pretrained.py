@@ -40,6 +40,7 @@ from scalelab.models.tokenizer_files import (
     tokenizer_files,
 )
 from scalelab.models.weights import FORMATS, check_ours, format_for, make_model, written_weights
+from scalelab.models.weights_roformer import ANGLES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -193,6 +194,8 @@ def _kind(config: Config) -> str:
 
 
 def _rounded(name: str, tensor: Tensor) -> Tensor:
+    if name.endswith(ANGLES):  # computed, not learnt, and rounded they would turn everything a little wrongly
+        return tensor.detach().cpu().float().contiguous()
     small = tensor.detach().cpu().half().contiguous()
     if not bool(torch.isfinite(small).all()):
         raise WeightsError(

@@ -40,9 +40,10 @@ def find_exercise(lab: str, name: str) -> Exercise:
 
 def _registry() -> dict[str, tuple[Exercise, ...]]:
     # Imported here: one lab's checks need torch, and the next lab's may need more.
-    from scalelab.lab.checks import attention, basics, block, inference, tokens, training
+    from scalelab.lab.checks import architectures, attention, basics, block, inference, tokens, training
 
     return {
+        "transformers/architectures": architectures.EXERCISES,
         "transformers/attention": attention.EXERCISES,
         "transformers/basics": basics.EXERCISES,
         "transformers/block": block.EXERCISES,
