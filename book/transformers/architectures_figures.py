@@ -56,6 +56,7 @@ def language_numbers() -> dict[str, str]:
         "unigram_nats": f"{base['unigram_nats']:.2f}",
         "commonest": f"{base['commonest']:.0%}",
         "n_questions": f"{base['n_questions']:,}",
+        "n_long": str(base["n_long_questions"]),
         "n_names": f"{base['n_names'] // 2:,}",
         "chance": f"{1 / 8:.0%}",
     }
@@ -121,6 +122,9 @@ def writing_numbers() -> dict[str, str]:
         found[f"exact_all_{key}"] = ", ".join(f"{value:.1%}" for value in exact)
         found[f"steps_{key}"] = f"{first['n_steps']:,}"
         found[f"writer_params_{key}"] = f"{first['n_params']:,}"
+    found["gap_writing"] = show_points(
+        difference(*(values("respelling", "exact", kind=kind) for kind in ("encoder-decoder", "decoder")))
+    )
     found["writing_flops"] = in_powers(rows("respelling", kind="encoder-decoder")[0]["flops"])
     return found
 
@@ -212,7 +216,8 @@ def in_powers(value: float) -> str:
     """As in 3 · 10¹²."""
     digit, exponent = f"{value:.1e}".split("e")
     digit = digit.removesuffix(".0")
-    return f"{digit} · 10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+    times = "" if digit == "1" else f"{digit} · "
+    return f"{times}10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
 def table_winners() -> HTML:
@@ -421,27 +426,27 @@ def _tile(axes: Axes, place: float, top: float, word: str, colour: str) -> None:
     )
 
 
-def figure_signal() -> None:
-    """Held-out loss against the tokens that taught, for each architecture's own question."""
+def figure_start() -> None:
+    """Held-out loss against training FLOPs, for each architecture's own question."""
     figure, axes = plots.new(
-        "One place in seven teaches an encoder",
-        "tokens that taught so far",
+        "An encoder stays with token frequencies for a while",
+        "training FLOPs",
         "held-out loss of its own question, nats",
         log_x=True,
     )
+    lift = {"encoder": -7, "decoder": 0, "encoder-decoder": 7}  # points; the three end close to each other
     for kind in KINDS:
         for number, row in enumerate(rows("language", kind=kind)):
-            per_token = row["n_targets"] / row["n_tokens"]
-            x = [tokens * per_token for tokens, _ in row["curve"]]
+            x = [tokens / row["n_tokens"] * row["budget_flops"] for tokens, _ in row["curve"]]
             y = [loss for _, loss in row["curve"]]
             axes.plot(x, y, color=COLOUR[kind], linewidth=1.6, marker="o", markersize=3)
             if number == 0:
-                axes.annotate(NAMES[kind], (x[-1], y[-1]), xytext=(6, 0), textcoords="offset points",
+                axes.annotate(NAMES[kind], (x[-1], y[-1]), xytext=(8, lift[kind]), textcoords="offset points",
                               va="center", color=COLOUR[kind], fontsize=9, fontweight="bold")  # fmt: skip
     plots.reference(axes, rows("baselines")[0]["unigram_nats"], "token frequencies alone")
     low, high = axes.get_xlim()
     axes.set_xlim(low, high * 2.2)
-    show_figure(figure, "Losses of three objectives over the tokens that taught.")
+    show_figure(figure, "Losses of three objectives over training FLOPs.")
 
 
 def figure_respelling() -> None:

@@ -251,6 +251,7 @@ def baselines(given: Material) -> dict[str, Any]:
         "unigram_nats": float(nats[hidden].mean()),
         "commonest": float((hidden == counts.argmax()).mean()),
         "n_questions": len(places),
+        "n_long_questions": len(given.windows[:N_LONG_QUESTIONS]),
         "n_names": len(given.probes.places),
         "probe_untrained": untrained,
     }
