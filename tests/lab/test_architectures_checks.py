@@ -80,9 +80,9 @@ def sight_of(n_both_ways: Any) -> Any:
     return who_sees_whom
 
 
-def masking_by(is_text: Any) -> Any:
+def masking_by(is_text: Any, limit: float = 0.15) -> Any:
     def mask_tokens(ids: Any, luck: Any, fate: Any, drawn: Any, n_text: int, mask_id: int) -> Any:
-        chosen = (luck < 0.15) & is_text(ids, n_text)
+        chosen = (luck < limit) & is_text(ids, n_text)
         inputs = torch.where(chosen & (fate < 0.9), drawn, ids)
         return torch.where(chosen & (fate < 0.8), mask_id, inputs), torch.where(chosen, ids, -100)
 
@@ -135,15 +135,26 @@ def gap_by_a_loop(left: Any, right: Any) -> Any:
     return (score - score.logsumexp(0)).exp()
 
 
+NO_BOOLS, NO_IDS = ("no tensor of True and False",), ("no tensor of whole numbers",)
 SLIPPED: list[tuple[str, Any, tuple[str, ...] | None]] = [
     ("who_sees_whom", sight_of(lambda prompt, answer: prompt), ()),
-    ("who_sees_whom", lambda *sizes: sight_of(lambda prompt, answer: prompt)(*sizes).numpy(), ()),
+    ("who_sees_whom", lambda *sizes: sight_of(lambda prompt, answer: prompt)(*sizes).numpy(), NO_BOOLS),
     ("who_sees_whom", sight_of(lambda prompt, answer: answer), ("prompt and answer exchanged",)),
-    ("who_sees_whom", lambda *sizes: sight_of(lambda p, a: p)(*sizes).float(), ("a mask of numbers",)),
+    ("who_sees_whom", lambda *sizes: sight_of(lambda p, a: p)(*sizes).float(), NO_BOOLS),
     ("mask_tokens", masking_by(lambda ids, n_text: ids < n_text), ()),
     ("mask_tokens", masking_by(lambda ids, n_text: ids <= n_text), ("id n_text counted as text",)),
     ("mask_tokens", masking_by(not_at_the_ends), None),
     ("mask_tokens", masking_by(lambda ids, n_text: ids < n_text + 2), None),
+    ("mask_tokens", lambda *a: [part.float() for part in EXERCISES["mask_tokens"].reference(*a)], NO_IDS),
+    ("mask_tokens", masking_by(lambda ids, n_text: ids < n_text, limit=0.15), ()),
+    ("mask_tokens", masking_by(lambda ids, n_text: ids < n_text, limit=0.14), None),
+    ("mask_tokens", masking_by(lambda ids, n_text: ids < n_text, limit=0.16), None),
+    ("shift_right", lambda *a: EXERCISES["shift_right"].reference(*a).float(), NO_IDS),
+    (
+        "gap_probabilities",
+        lambda *a: EXERCISES["gap_probabilities"].reference(*a).numpy(),
+        ("no tensor of real numbers",),
+    ),
     ("corrupt_spans", spans_walked(looks_again=True), ()),
     ("corrupt_spans", lambda *a: tuple(map(torch.tensor, spans_walked(looks_again=True)(*a))), ()),
     ("corrupt_spans", spans_walked(looks_again=False), ("a span that ends the text lost",)),

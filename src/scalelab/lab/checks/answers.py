@@ -13,7 +13,7 @@ import linecache
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -108,6 +108,29 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def need_tensor(
+    value: Any, what: str, of: Literal["whole numbers", "real numbers", "True and False"]
+) -> None:
+    """Refuse what the lab's next cells could not use, even where its numbers are right.
+
+    Args:
+        of: "whole numbers" (a table can be asked with no others), "real numbers" or "True and False".
+
+    Raises:
+        Rejected: it is no torch tensor, or one of another kind.
+    """
+    if isinstance(value, torch.Tensor):
+        is_real, is_bool = value.is_floating_point(), value.dtype == torch.bool
+        if {"real numbers": is_real, "True and False": is_bool}.get(of, not (is_real or is_bool)):
+            return
+    kind = f" of {value.dtype}" if isinstance(value, torch.Tensor | np.ndarray) else ""
+    way_out = ": torch.from_numpy makes one of an array" if isinstance(value, np.ndarray) else ""
+    raise Rejected(
+        f"returned {describe(value)}{kind} for {what}, where a torch tensor of {of} should be{way_out}",
+        name=f"no tensor of {of}",
+    )
 
 
 def as_numbers(value: Any, what: str, *, index_name: str = "") -> Numbers:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scalelab.lab.checks.answers import as_numbers, call
+from scalelab.lab.checks.answers import as_numbers, call, need_tensor
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ MISTAKES = (
     Mistake(
         name="left side alone",
         faults={"right": "none"},
-        message="What comes after the gap is not used: it is the decoder's first guess, from the left.",
+        message="What comes after the gap makes no difference: this is the decoder's first guess, from the "
+        "left. (log_right.sum() without a dim gives every candidate the same number: sum over dim 1.)",
     ),
     Mistake(
         name="right side alone",
@@ -157,7 +158,9 @@ def _draw_cases(rng: np.random.Generator) -> tuple[Case, ...]:
 
 def _observe(answer: Answer, case: Case) -> Observation:
     args, _ = case.make()
-    return {"the probabilities": as_numbers(call(answer, *args), "the probabilities")}
+    found = call(answer, *args)
+    need_tensor(found, "the probabilities", "real numbers")
+    return {"the probabilities": as_numbers(found, "the probabilities")}
 
 
 EXERCISE = Exercise(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scalelab.lab.checks.answers import as_numbers, as_tuple, call
+from scalelab.lab.checks.answers import as_numbers, as_tuple, call, need_tensor
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
 
 if TYPE_CHECKING:
@@ -161,8 +161,8 @@ HINTS = (
     "First decide which tokens are chosen: two conditions. Then what becomes of them, and, apart from that, "
     "what is to be told.",
     "chosen = (luck < 0.15) & (ids < n_text). Targets: ids where chosen, -100 elsewhere, whatever the fate.",
-    "inputs = ids.clone(); inputs[chosen & (fate < 0.9)] = drawn[...] of the same places; then mask_id where "
-    "chosen & (fate < 0.8).",
+    "inputs = ids.clone(); inputs[chosen & (fate < 0.9)] = drawn[...] of the same places; then, over that, "
+    "mask_id where chosen & (fate < 0.8).",
 )
 
 
@@ -177,9 +177,10 @@ def _case(about: str, rng: np.random.Generator, n_rows: int, length: int) -> Cas
     drawn = (ids + rng.integers(1, n_text - 1, size=ids.shape)) % n_text  # mostly another token
     # Of each fate at least one chosen token, and a special one that would be chosen.
     for row in range(n_rows):
-        chosen = rng.choice(np.arange(1, length - 1), size=4, replace=False)
-        luck[row, chosen] = rng.uniform(0.01, 0.14, size=4)
-        fate[row, chosen] = [0.3, 0.7, 0.85, 0.95]
+        chosen, others = np.split(rng.permutation(np.arange(1, length - 1))[:7], [5])
+        luck[row, chosen] = [*rng.uniform(0.01, 0.14, size=4), 0.145]
+        luck[row, others] = 0.155
+        fate[row, chosen] = [0.05, 0.79, 0.81, 0.89, 0.91]
         drawn[row, chosen[2:]] = (ids[row, chosen[2:]] + 1) % n_text
         luck[row, [0, -1]] = 0.05
         fate[row, [0, -1]] = [0.5, 0.85]
@@ -208,6 +209,8 @@ def _draw_cases(rng: np.random.Generator) -> tuple[Case, ...]:
 def _observe(answer: Answer, case: Case) -> Observation:
     args, _ = case.make()
     parts = as_tuple(call(answer, *args), PARTS)
+    for name, part in zip(PARTS, parts, strict=True):
+        need_tensor(part, name, "whole numbers")
     return {name: as_numbers(part, name) for name, part in zip(PARTS, parts, strict=True)}
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scalelab.lab.checks.answers import as_numbers, call
+from scalelab.lab.checks.answers import as_numbers, call, need_tensor
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
 
 if TYPE_CHECKING:
@@ -125,7 +125,9 @@ def _draw_cases(rng: np.random.Generator) -> tuple[Case, ...]:
 
 def _observe(answer: Answer, case: Case) -> Observation:
     args, _ = case.make()
-    return {"the decoder's input": as_numbers(call(answer, *args), "the decoder's input")}
+    found = call(answer, *args)
+    need_tensor(found, "the decoder's input", "whole numbers")
+    return {"the decoder's input": as_numbers(found, "the decoder's input")}
 
 
 EXERCISE = Exercise(

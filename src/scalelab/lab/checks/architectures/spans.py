@@ -49,6 +49,7 @@ def _build(
     shown: str = "left out",
     tail: str = "kept",
     last: str = "kept",
+    reach: int = 0,
 ) -> Answer:
     """Span corruption with the given faults; without any, the right one."""
 
@@ -61,7 +62,8 @@ def _build(
         source: list[int] = []
         target: list[int] = []
         at = 0
-        for (first, stop), sentinel in zip(spans, signs, strict=True):
+        for (first, end), sentinel in zip(spans, signs, strict=True):
+            stop = end + reach
             if last == "lost at the end" and stop == len(ids):
                 source += ids[at:first]
                 at = stop
@@ -114,9 +116,25 @@ MISTAKES = (
         message="The target does not end with end_id, so the model never learns to stop.",
     ),
     Mistake(
+        name="no end at all",
+        faults={"ends": "none"},
+        message="Neither list ends with end_id; both must.",
+    ),
+    Mistake(
+        name="spans one too long",
+        faults={"reach": 1},
+        message="A span is (first, last + 1), as in ids[first:stop]: stop itself is not hidden.",
+    ),
+    Mistake(
+        name="spans one too short",
+        faults={"reach": -1},
+        message="The last token of each span is not hidden: ids[first:stop] already leaves stop out.",
+    ),
+    Mistake(
         name="source without its end",
         faults={"ends": "target"},
-        message="The source does not end with end_id.",
+        message="The source does not end with end_id. Both lists do: the reader must know where the text is "
+        "over.",
     ),
     Mistake(
         name="hidden tokens left in the source",
