@@ -176,7 +176,10 @@ def config_numbers() -> dict[str, str]:
         "bert_params": f"{params('bert-base-uncased').total / 1e6:.0f} million",
         "t5_params": f"{params('t5-small').total / 1e6:.0f} million",
         "gpt2_params": f"{params('gpt2').total / 1e6:.0f} million",
-        "base_times": f"{base_flops('decoder') / rows('language')[0]['budget_flops']:.0f}",
+        **{
+            f"base_times_{name}": f"{base_flops(name) / rows('language')[0]['budget_flops']:.0f}"
+            for name in ("decoder", "encoder")
+        },
         **half_work(),
     }
 

@@ -60,41 +60,52 @@ def read_config(config: Any, class_name: str, theirs: Mapping[str, Tensor] | Non
         WeightsError: a setting that an Encoder does not have.
     """
     heads = dict(HEADS[class_name])
-    for name, needed in REQUIRED.items():
+    settings = shared_settings(config, "BERT", REQUIRED, mlm_head=heads["mlm_head"])
+    if theirs is not None and class_name == "BertModel":
+        heads["pooler"] = "pooler.dense.weight" in theirs
+    return EncoderConfig(**settings, pooler=heads["pooler"], nsp_head=heads["nsp_head"])
+
+
+def shared_settings(config: Any, kind: str, required: Mapping[str, Any], *, mlm_head: bool) -> dict[str, Any]:
+    """Arguments of an EncoderConfig that BERT and its kin say in the same words.
+
+    Args:
+        kind: what a message calls their model. required: settings that may have one value only.
+
+    Raises:
+        WeightsError: a setting that an Encoder does not have.
+    """
+    for name, needed in required.items():
         if getattr(config, name, needed) != needed:
             raise WeightsError(
-                f"BERT with {name}={getattr(config, name)!r} is not supported; needed: {needed!r}"
+                f"{kind} with {name}={getattr(config, name)!r} is not supported; needed: {needed!r}"
             )
-    if heads["mlm_head"] and not config.tie_word_embeddings:
+    if mlm_head and not config.tie_word_embeddings:
         raise WeightsError(
-            "BERT with tie_word_embeddings=False is not supported: the head multiplies by the input table"
+            f"{kind} with tie_word_embeddings=False is not supported: the head multiplies by the input table"
         )
     if config.hidden_act not in ACTIVATIONS:
         raise WeightsError(
-            f"BERT with hidden_act={config.hidden_act!r} is not supported; known: {', '.join(ACTIVATIONS)}"
+            f"{kind} with hidden_act={config.hidden_act!r} is not supported; known: {', '.join(ACTIVATIONS)}"
         )
     if config.hidden_dropout_prob != config.attention_probs_dropout_prob:
         raise WeightsError(
-            "BERT with different hidden_dropout_prob and attention_probs_dropout_prob is not supported: set "
-            f"them equal, got {config.hidden_dropout_prob} and {config.attention_probs_dropout_prob}"
+            f"{kind} with different hidden_dropout_prob and attention_probs_dropout_prob is not supported: "
+            f"set them equal, got {config.hidden_dropout_prob} and {config.attention_probs_dropout_prob}"
         )
-    if theirs is not None and class_name == "BertModel":
-        heads["pooler"] = "pooler.dense.weight" in theirs
-    return EncoderConfig(
-        n_layers=config.num_hidden_layers,
-        d_model=config.hidden_size,
-        n_heads=config.num_attention_heads,
-        d_ff=config.intermediate_size,
-        vocab_size=config.vocab_size,
-        seq_len=config.max_position_embeddings,
-        n_segments=config.type_vocab_size,
-        norm_eps=config.layer_norm_eps,
-        feed_forward=ACTIVATIONS[config.hidden_act],  # type: ignore[arg-type]
-        dropout=float(config.hidden_dropout_prob),
-        pooler=heads["pooler"],
-        mlm_head=heads["mlm_head"],
-        nsp_head=heads["nsp_head"],
-    )
+    return {
+        "n_layers": config.num_hidden_layers,
+        "d_model": config.hidden_size,
+        "n_heads": config.num_attention_heads,
+        "d_ff": config.intermediate_size,
+        "vocab_size": config.vocab_size,
+        "seq_len": config.max_position_embeddings,
+        "n_segments": config.type_vocab_size,
+        "norm_eps": config.layer_norm_eps,
+        "feed_forward": ACTIVATIONS[config.hidden_act],
+        "dropout": float(config.hidden_dropout_prob),
+        "mlm_head": mlm_head,
+    }
 
 
 def misfits(config: EncoderConfig) -> list[str]:

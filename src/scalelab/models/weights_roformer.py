@@ -38,45 +38,14 @@ def read_config(config: Any, class_name: str, theirs: Mapping[str, Tensor] | Non
     Raises:
         WeightsError: a setting that an Encoder does not have.
     """
-    for name, needed in REQUIRED.items():
-        if getattr(config, name, needed) != needed:
-            raise WeightsError(
-                f"RoFormer with {name}={getattr(config, name)!r} is not supported; needed: {needed!r}"
-            )
+    has_head = class_name == "RoFormerForMaskedLM"
+    settings = bert.shared_settings(config, "RoFormer", REQUIRED, mlm_head=has_head)
     if config.embedding_size != config.hidden_size:
         raise WeightsError(
             f"RoFormer with embedding_size={config.embedding_size} is not supported; needed: hidden_size, "
             f"{config.hidden_size}"
         )
-    if config.hidden_act not in bert.ACTIVATIONS:
-        known = ", ".join(bert.ACTIVATIONS)
-        raise WeightsError(f"RoFormer with hidden_act={config.hidden_act!r} is not supported; known: {known}")
-    if config.hidden_dropout_prob != config.attention_probs_dropout_prob:
-        raise WeightsError(
-            "RoFormer with different hidden_dropout_prob and attention_probs_dropout_prob is not supported: "
-            f"set them equal, got {config.hidden_dropout_prob} and {config.attention_probs_dropout_prob}"
-        )
-    has_head = class_name == "RoFormerForMaskedLM"
-    if has_head and not config.tie_word_embeddings:
-        raise WeightsError(
-            "RoFormer with tie_word_embeddings=False is not supported: the head multiplies by the input table"
-        )
-    return EncoderConfig(
-        n_layers=config.num_hidden_layers,
-        d_model=config.hidden_size,
-        n_heads=config.num_attention_heads,
-        d_ff=config.intermediate_size,
-        vocab_size=config.vocab_size,
-        seq_len=config.max_position_embeddings,
-        n_segments=config.type_vocab_size,
-        norm_eps=config.layer_norm_eps,
-        positions="rope",
-        rope_theta=THETA,
-        feed_forward=bert.ACTIVATIONS[config.hidden_act],  # type: ignore[arg-type]
-        dropout=float(config.hidden_dropout_prob),
-        pooler=False,
-        mlm_head=has_head,
-    )
+    return EncoderConfig(**settings, positions="rope", rope_theta=THETA, pooler=False)
 
 
 def misfits(config: EncoderConfig) -> list[str]:
