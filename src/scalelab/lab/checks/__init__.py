@@ -40,9 +40,23 @@ def find_exercise(lab: str, name: str) -> Exercise:
 
 def _registry() -> dict[str, tuple[Exercise, ...]]:
     # Imported here: one lab's checks need torch, and the next lab's may need more.
-    from scalelab.lab.checks import architectures, attention, basics, block, inference, tokens, training
+    from scalelab.lab.checks import (
+        architectures,
+        attention,
+        basics,
+        block,
+        compute_optimal,
+        inference,
+        planning,
+        power_laws,
+        tokens,
+        training,
+    )
 
     return {
+        "scaling-laws/compute-optimal": compute_optimal.EXERCISES,
+        "scaling-laws/planning": planning.EXERCISES,
+        "scaling-laws/power-laws": power_laws.EXERCISES,
         "transformers/architectures": architectures.EXERCISES,
         "transformers/attention": attention.EXERCISES,
         "transformers/basics": basics.EXERCISES,

@@ -1,0 +1,93 @@
+"""The recorded sweeps, read one scale at a time: on `markov`, and on real text over compute and over tokens.
+
+No torch here. Taught in book/scaling-laws/power-laws.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from scalelab.core.errors import LabError
+from scalelab.core.records import RunRecord, read_records
+from scalelab.lab.records import study_json, study_runs
+
+STUDY = "scaling-laws/power-laws"
+
+_SAME_BUDGET = 1.5  # runs of one IsoFLOP budget differ by less, budgets by a factor of 3
+
+
+def recorded(grid: str) -> list[RunRecord]:
+    """The record of the same: "sizes" (a sweep in N, four seeds) or "tokens" (one in D, three seeds).
+
+    Raises:
+        LabError: there is no such grid.
+    """
+    return study_runs(STUDY, grid)
+
+
+def recorded_exact_loss() -> float:
+    """The true language's loss on the tokens that judged the record, nats per token."""
+    return float(study_json(STUDY, "measurements")["exact_loss_nats"])
+
+
+def columns(runs: Sequence[RunRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Parameters (all of them), tokens and losses of runs, as arrays."""
+    table = np.array([(run.n_params, run.n_tokens, run.loss_nats) for run in runs], dtype=np.float64)
+    return table[:, 0], table[:, 1], table[:, 2]
+
+
+def text_runs() -> list[RunRecord]:
+    """Every run of the IsoFLOP grid on `packages` that is recorded.
+
+    Raises:
+        LabError: there is no record.
+    """
+    path = Path(str(files("scalelab.lab"))) / "records" / "scaling-laws" / "packages" / "isoflop.jsonl"
+    if not path.is_file():
+        raise LabError(
+            "the sweep over `packages` is not recorded here: see studies/scaling-laws/packages.toml"
+        )
+    return read_records(path)
+
+
+def best_of_budgets(runs: Sequence[RunRecord]) -> tuple[np.ndarray, np.ndarray]:
+    """(6 N D, loss) of the best run of each budget whose minimum lies inside its sizes, smallest first.
+
+    A budget whose best run is its smallest or largest model may have a better one beyond: it is left out.
+    """
+    ordered = sorted(runs, key=lambda run: run.n_params * run.n_tokens)
+    budgets: list[list[RunRecord]] = []
+    for run in ordered:
+        flops = run.n_params * run.n_tokens
+        if budgets and flops < _SAME_BUDGET * budgets[-1][0].n_params * budgets[-1][0].n_tokens:
+            budgets[-1].append(run)
+        else:
+            budgets.append([run])
+    found = []
+    for budget in budgets:
+        by_size = sorted(budget, key=lambda run: run.n_params)
+        best = min(budget, key=lambda run: run.loss_nats)
+        if len(by_size) >= 3 and best not in (by_size[0], by_size[-1]):
+            found.append((6.0 * best.n_params * best.n_tokens, best.loss_nats))
+    table = np.array(found, dtype=np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def over_tokens(runs: Sequence[RunRecord], *, at_least: int = 4) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """By size: (tokens, loss) of its runs, fewest tokens first; of `at_least` runs or more."""
+    by_size: dict[int, list[RunRecord]] = {}
+    for run in runs:
+        by_size.setdefault(run.n_params, []).append(run)
+    found = {}
+    for size, of_size in sorted(by_size.items()):
+        if len(of_size) >= at_least:
+            of_size.sort(key=lambda run: run.n_tokens)
+            found[size] = (
+                np.array([run.n_tokens for run in of_size], dtype=np.float64),
+                np.array([run.loss_nats for run in of_size], dtype=np.float64),
+            )
+    return found
