@@ -27,7 +27,7 @@ from scalelab.lab.scaling_laws.extrapolation import (
 )
 from scalelab.lab.scaling_laws.published import MODELS, place
 from scalelab.lab.scaling_laws.recorded_bets import recorded_bet, recorded_small
-from scalelab.lab.scaling_laws.recorded_sweeps import text_runs
+from scalelab.lab.scaling_laws.recorded_sweeps import packages_runs
 from scalelab.laws import fit_chinchilla, fit_power_line
 from scalelab.laws.data_constrained import MUENNIGHOFF_2023
 from scalelab.plan import Assumptions, bill, plan_loss, plan_serving, serving_cost
@@ -44,7 +44,11 @@ EPOCHS = (2, 4, 8, 16, 40)
 @lru_cache(maxsize=1)
 def record() -> Budgets:
     """The sweep's runs up to the cut: what the committed prediction was shown."""
-    runs = [r for r in text_runs() if FLOPS_PER_PARAM_TOKEN * r.n_params * r.n_tokens <= SAME_BUDGET * CUT]
+    runs = [
+        r
+        for r in packages_runs("isoflop")
+        if FLOPS_PER_PARAM_TOKEN * r.n_params * r.n_tokens <= SAME_BUDGET * CUT
+    ]
     return budgets_of(runs)
 
 

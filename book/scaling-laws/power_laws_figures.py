@@ -20,9 +20,9 @@ from scalelab.lab.scaling_laws.recorded_sweeps import (
     best_of_budgets,
     columns,
     over_tokens,
+    packages_runs,
     recorded,
     recorded_exact_loss,
-    text_runs,
 )
 from scalelab.laws import ChinchillaLaw, FormComparison, PowerFit, compare_forms, fit_power_law
 from scalelab.laws.power_draws import PowerDraws
@@ -97,7 +97,7 @@ def token_law(size: int) -> PowerFit:
 @functools.cache
 def frontier() -> tuple[Floats, Floats]:
     """6ND and best loss of each budget on text whose minimum lies inside."""
-    return best_of_budgets(text_runs())
+    return best_of_budgets(packages_runs("isoflop"))
 
 
 def known_budgets(flops: Floats) -> Floats:
@@ -387,7 +387,7 @@ def figure_text() -> None:
         "On text each size bends to its own floor; the best of all hardly bends",
         "training compute 6ND, FLOPs", "held-out loss, nats a token", log_x=True, log_y=True,
     )  # fmt: skip
-    by_size = over_tokens(text_runs())
+    by_size = over_tokens(packages_runs("isoflop"))
     for index, (size, (d, loss)) in enumerate(by_size.items()):
         flops = 6.0 * size * d
         colour = plots.COLOURS[index % 6]

@@ -39,6 +39,7 @@ from scalelab.lab.scaling_laws.extrapolation import (
     rms_error,
     try_ways,
 )
+from scalelab.lab.scaling_laws.recorded_sweeps import packages_runs
 from scalelab.sweeps import Cell, Sweep, read_sweep, run_sweep
 from scalelab.sweeps.runner import Standing
 
@@ -71,7 +72,7 @@ def larger(shape: str | None = None) -> tuple[Sweep, list[Cell]]:
 
 def shown_runs() -> list[RunRecord]:
     """The sweep's runs that the prediction may see: budgets up to the cut."""
-    runs = read_records(RECORDS / "packages" / "isoflop.jsonl")
+    runs = packages_runs("isoflop")
     return [run for run in runs if FLOPS_PER_PARAM_TOKEN * run.n_params * run.n_tokens <= SAME_BUDGET * CUT]
 
 

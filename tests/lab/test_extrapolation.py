@@ -24,7 +24,7 @@ from scalelab.lab.scaling_laws.extrapolation import (
 )
 from scalelab.lab.scaling_laws.published import MODELS, place
 from scalelab.lab.scaling_laws.recorded_bets import LARGE, recorded_bet, recorded_small
-from scalelab.lab.scaling_laws.recorded_sweeps import text_runs
+from scalelab.lab.scaling_laws.recorded_sweeps import packages_runs
 from scalelab.laws import ChinchillaLaw
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +69,9 @@ def test_two_budgets_are_too_few_to_try_a_way_on() -> None:
 def test_the_committed_bet_is_what_its_runs_give_and_reaches_eight_times_beyond() -> None:
     foretold, outcome = recorded_bet()
     runs = [
-        run for run in text_runs() if 6 * run.n_params * run.n_tokens <= 1.05 * foretold["fitted_up_to_flops"]
+        run
+        for run in packages_runs("isoflop")
+        if 6 * run.n_params * run.n_tokens <= 1.05 * foretold["fitted_up_to_flops"]
     ]
     assert foretold["run"]["flops_6nd"] >= 8 * max(foretold["budgets"])
     low, high = foretold["interval"]

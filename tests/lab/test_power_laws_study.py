@@ -13,9 +13,9 @@ from scalelab.lab.scaling_laws.recorded_sweeps import (
     STUDY,
     best_of_budgets,
     columns,
+    packages_runs,
     recorded,
     recorded_exact_loss,
-    text_runs,
 )
 from scalelab.laws import compare_forms, fit_power_law
 from scalelab.sweeps import read_sweep, sweep_from_dict
@@ -69,7 +69,7 @@ def test_the_floor_of_a_large_model_covers_the_known_loss_and_a_small_ones_lies_
 
 
 def test_the_frontier_on_text_falls_at_every_budget() -> None:
-    flops, loss = best_of_budgets(text_runs())
+    flops, loss = best_of_budgets(packages_runs("isoflop"))
     assert len(flops) >= 3
     assert np.all(np.diff(flops) > 0)
     assert np.all(np.diff(loss) < 0)

@@ -95,8 +95,8 @@ def test_too_few_sizes_say_so(arms: dict[str, list[Curve]]) -> None:
 
 
 def test_an_unknown_grid_is_refused_by_name() -> None:
-    with pytest.raises(LabError, match="no grid 'isoflops'"):
-        frontier.sweep_records("isoflops")
+    with pytest.raises(LabError, match="no arm 'isoflops'"):
+        frontier.arm_curves("isoflops")
 
 
 def test_the_sweep_has_every_arm_of_the_chain_with_bracketed_budgets() -> None:

@@ -1,1 +1,1 @@
-"""What the labs on scaling laws import beside the subject: reading of the recorded sweep, plumbing of studies."""
+"""What the labs on scaling laws import beside the subject: recorded sweeps, plumbing of studies."""

@@ -18,15 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from scalelab.core.errors import LabError
-from scalelab.core.records import RunRecord, read_records
+from scalelab.lab.scaling_laws.recorded_sweeps import packages_runs
 from scalelab.laws import Interval, percentile_interval
 
 Count = Literal["all", "non-embedding"]
@@ -116,27 +114,9 @@ class Frontier:
         return percentile_interval(self.draws, level)
 
 
-def sweep_folder() -> Path:
-    """Where the sweep's records lie."""
-    return Path(str(files("scalelab.lab"))) / "records" / "scaling-laws" / "packages"
-
-
-def sweep_records(grid: str) -> list[RunRecord]:
-    """The records of one grid of studies/scaling-laws/packages.toml.
-
-    Raises:
-        LabError: the sweep has no such grid.
-    """
-    path = sweep_folder() / f"{grid}.jsonl"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in sweep_folder().glob("*.jsonl")))
-        raise LabError(f"the sweep has no grid {grid!r}; it has {known}")
-    return read_records(path)
-
-
-def sweep_runs(grid: str = "isoflop") -> SweepRuns:
-    """Finished runs of a grid as columns."""
-    records = sorted(sweep_records(grid), key=lambda run: (run.n_params * run.n_tokens, run.n_params))
+def sweep_runs(arm: str = "isoflop") -> SweepRuns:
+    """Finished runs of an arm as columns."""
+    records = sorted(packages_runs(arm), key=lambda run: (run.n_params * run.n_tokens, run.n_params))
     return SweepRuns(
         n_params=np.array([run.n_params for run in records], dtype=float),
         n_params_non_embedding=np.array([run.n_params_non_embedding for run in records], dtype=float),
@@ -153,11 +133,8 @@ def arm_curves(arm: str) -> list[Curve]:
     """
     if arm == "isoflop":
         return _ends(sweep_runs(arm))
-    records = sweep_records(arm)
-    if (sweep_folder() / f"{arm}-small.jsonl").is_file():
-        records = [*records, *sweep_records(f"{arm}-small")]
     found: dict[tuple[int, int], list[dict[int, float]]] = {}
-    for run in records:
+    for run in packages_runs(arm):
         points = dict(run.curve) | {run.n_tokens: run.loss_nats}
         found.setdefault((run.n_params, run.n_params_non_embedding), []).append(points)
     return [_mean_curve(sizes, points) for sizes, points in sorted(found.items())]

@@ -6,16 +6,14 @@ No torch here. Taught in book/scaling-laws/power-laws.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 
-from scalelab.core.errors import LabError
-from scalelab.core.records import RunRecord, read_records
-from scalelab.lab.records import study_json, study_runs
+from scalelab.core.records import RunRecord
+from scalelab.lab.records import study_folder, study_json, study_runs
 
 STUDY = "scaling-laws/power-laws"
+PACKAGES = "scaling-laws/packages"
 
 _SAME_BUDGET = 1.5  # runs of one IsoFLOP budget differ by less, budgets by a factor of 3
 
@@ -40,18 +38,20 @@ def columns(runs: Sequence[RunRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return table[:, 0], table[:, 1], table[:, 2]
 
 
-def text_runs() -> list[RunRecord]:
-    """Every run of the IsoFLOP grid on `packages` that is recorded.
+def packages_runs(arm: str) -> list[RunRecord]:
+    """All runs of one way of training in the sweep over `packages`, with the grids that complete it.
+
+    An arm is a grid of studies/scaling-laws/packages.toml, such as `isoflop`; its grids `-small` (small
+    models, fewer tokens) and `-long` (small models, more tokens per parameter) belong to it.
 
     Raises:
-        LabError: there is no record.
+        LabError: there is no such grid.
     """
-    path = Path(str(files("scalelab.lab"))) / "records" / "scaling-laws" / "packages" / "isoflop.jsonl"
-    if not path.is_file():
-        raise LabError(
-            "the sweep over `packages` is not recorded here: see studies/scaling-laws/packages.toml"
-        )
-    return read_records(path)
+    found = study_runs(PACKAGES, arm)
+    for part in ("-small", "-long"):
+        if (study_folder(PACKAGES) / f"{arm}{part}.jsonl").is_file():
+            found = [*found, *study_runs(PACKAGES, f"{arm}{part}")]
+    return found
 
 
 def best_of_budgets(runs: Sequence[RunRecord]) -> tuple[np.ndarray, np.ndarray]:
