@@ -259,8 +259,14 @@ def test_an_optimum_that_no_run_has_been_near_is_warned_of(fit: Any, tmp_path: P
     assert any("tokens a parameter; the runs have" in warning for warning in report["warnings"])
 
 
-def test_losses_that_rise_with_scale_are_warned_of(fit: Any, tmp_path: Path) -> None:
-    rows = [{**row, "loss_nats": 6 - row["loss_nats"]} for row in planted_rows(0.005)]
+def test_a_law_that_explains_little_is_warned_of(fit: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = planted_rows()
+    shuffled = rng.permutation([row["loss_nats"] for row in rows])
+    rows = [
+        {**row, "loss_nats": 0.1 * row["loss_nats"] + 0.9 * loss}
+        for row, loss in zip(rows, shuffled, strict=True)
+    ]
     report = fit(write_csv(tmp_path / "runs.csv", rows), *SMALL)
     (little,) = (text for text in report["warnings"] if "Do the losses fall with N and D?" in text)
     assert little == report["warnings"][0]
@@ -314,6 +320,23 @@ def test_kaplan_s_law_of_one_ratio_is_warned_of(fit: Any, tmp_path: Path) -> Non
     rows = [{"n_params": n, "n_tokens": 20 * n, "loss_nats": float(planted_loss(n, 20 * n))} for n in sizes]
     report = fit(write_csv(tmp_path / "runs.csv", rows), "--law", "kaplan", "--bootstrap", 0)
     assert any("move together in all runs" in warning for warning in report["warnings"])
+
+
+def test_runs_on_one_ray_have_a_warning_and_no_interval(fit: Any, tmp_path: Path) -> None:
+    """D = 20 N within a per mille: the parameters are printed, but nothing that says how sure they are."""
+    rng = np.random.default_rng(0)
+    n_params = np.geomspace(1e7, 1e10, 24)
+    n_tokens = 20 * n_params * np.exp(0.003 * rng.standard_normal(24))
+    losses = 1.8 + 480 / n_params**0.35 + 2100 / n_tokens**0.37
+    losses *= np.exp(0.002 * rng.standard_normal(24))
+    columns = zip(n_params, n_tokens, losses, strict=True)
+    rows = [dict(zip(("n_params", "n_tokens", "loss_nats"), row, strict=True)) for row in columns]
+    report = fit(write_csv(tmp_path / "runs.csv", rows), "--bootstrap", 200)
+    assert "nearly move together" in report["warnings"][0]
+    assert any(text.startswith("No intervals") for text in report["warnings"])
+    assert report["intervals"] == report["budgets"][0]["intervals"] == {}
+    right = fit(write_csv(tmp_path / "right.csv", planted_rows(0.005)), *SMALL)
+    assert not any("move together" in text for text in right["warnings"])
 
 
 def test_what_the_data_do_not_bound_is_null_in_the_json(tmp_path: Path) -> None:
@@ -550,6 +573,9 @@ FILES = {
     "one-length.csv": HEAD + "".join(f"{n}e6,1e8,,{3 + 1 / n}\n" for n in range(1, 11)),
     "one-line.csv": HEAD + "".join(f"{n}e6,{20 * n}e6,,{3 + 1 / n}\n" for n in range(1, 11)),
     "flat.csv": HEAD + "".join(f"{n},{d},,3\n" for n in SIZES for d in LENGTHS),
+    "rising.csv": HEAD + "".join(
+        f"{n},{d},,{9 - planted_loss(np.array(n), np.array(d))}\n" for n in SIZES for d in LENGTHS
+    ),
     "nan.csv": HEAD + "1e6,2e7,,nan\n" * 3,
     "other.csv": "size,tokens,loss\n1,2,3\n",
     "good.csv": HEAD + "".join(
@@ -570,7 +596,8 @@ CASES: dict[str, tuple[list[str], str]] = {
     "one length": (["{tmp}/one-length.csv"], "the same n_tokens"),
     "tokens in proportion": (["{tmp}/one-line.csv"], "proportional"),
     "losses all equal": (["{tmp}/flat.csv"], "the same loss"),
-    "losses that are no numbers": (["{tmp}/nan.csv"], "line 2: loss_nats is NaN"),
+    "losses that rise": (["{tmp}/rising.csv"], "does not fall with n_"),
+    "losses that are no numbers": (["{tmp}/nan.csv"], "lines 2, 3, 4: loss_nats is NaN"),
     "no good row": (["{tmp}/nan.csv", "--skip-bad"], "all 3 rows are bad"),
     "columns of other names": (["{tmp}/other.csv"], "did you mean 'loss'"),
     "a column that is not there": (["{tmp}/good.csv", "--loss", "los"], "'los'"),

@@ -90,11 +90,11 @@ def _chinchilla(runs: Runs, delta: float | None, n_resamples: int, seed: int, le
     if n_resamples:
         try:
             draws = fit.bootstrap(n_resamples, seed)
-            intervals = {name: percentile_interval(draws.values(name), level) for name in names}
             laws = draws.laws()
         except FitError as error:
             trouble.append(f"No intervals: {error}.")
         else:
+            intervals = {name: percentile_interval(draws.values(name), level) for name in names}
             spread = lambda flops: _frontiers(laws, flops, level)  # noqa: E731
 
     return FittedLaw(

@@ -16,7 +16,7 @@ from scalelab.cli.tables import table
 from scalelab.core.units import FLOPS_PER_PARAM_TOKEN, format_count
 from scalelab.laws.check_runs import Finding
 from scalelab.laws.intervals import Interval
-from scalelab.laws.read_runs import RunTable
+from scalelab.laws.read_runs import RunTable, rows_by_reason
 from scalelab.laws.runs import Runs
 
 MADE_BY = "scalelab fit"
@@ -129,8 +129,7 @@ def _warnings(
 ) -> list[str]:
     found = []
     if data.skipped:
-        shown = "; ".join(map(str, data.skipped[:SHOWN]))
-        found.append(f"{len(data.skipped)} bad rows left out: {shown}{_more(len(data.skipped))}.")
+        found.append(f"{len(data.skipped)} bad rows left out: {rows_by_reason(data.skipped)}.")
     found += [f"{text}." for text in summary(findings)]
     runs = data.runs
     found += _tried_again(runs)

@@ -19,7 +19,8 @@ from scalelab.core.errors import FitError
 N_PARAMETERS = 5
 FEWEST_LEVELS = 3  # of n_params, and of n_tokens
 SAME = 1e-6  # relative: sizes closer than this are one size
-TOGETHER = 1e-6  # share of the spread of log D that log N leaves unexplained, below which they move as one
+TOGETHER = 1e-6  # share of the variance of log D that log N leaves unexplained, below which they move as one
+NEARLY_TOGETHER = 1e-3  # and below which a fit should say so
 
 
 def check_runs_for_chinchilla(
@@ -66,6 +67,24 @@ def _shown(values: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def growing_together(n_params: np.ndarray, n_tokens: np.ndarray) -> tuple[float, float]:
+    """Slope of log D over log N, and the share of log D's variance that the line leaves over."""
+    x, y = np.log(n_params) - np.log(n_params).mean(), np.log(n_tokens) - np.log(n_tokens).mean()
+    slope = float(x @ y / (x @ x))
+    return slope, float(np.sum((y - slope * x) ** 2) / np.sum(y * y))
+
+
+def together_warning(n_params: np.ndarray, n_tokens: np.ndarray) -> tuple[str, ...]:
+    """What to say of runs that lie almost on one line of log D over log N."""
+    slope, share = growing_together(n_params, n_tokens)
+    if slope <= 0 or share >= NEARLY_TOGETHER:
+        return ()
+    return (
+        "n_params and n_tokens nearly move together in all runs: what is due to which is told by little but "
+        "the law's form; add runs with more and with fewer tokens per parameter.",
+    )
+
+
 def _check_spread(n: np.ndarray, d: np.ndarray, losses: np.ndarray) -> None:
     if len(n) <= N_PARAMETERS:
         raise FitError(
@@ -82,9 +101,8 @@ def _check_spread(n: np.ndarray, d: np.ndarray, losses: np.ndarray) -> None:
             )
     if np.ptp(np.log(losses)) < SAME:
         raise FitError(f"all runs have the same loss ({losses[0]:g}): there is nothing to fit")
-    x, y = np.log(n) - np.log(n).mean(), np.log(d) - np.log(d).mean()
-    slope = float(x @ y / (x @ x))
-    if slope > 0 and np.sum((y - slope * x) ** 2) < TOGETHER * np.sum(y * y):
+    slope, share = growing_together(n, d)
+    if slope > 0 and share < TOGETHER:
         power = f"n_tokens as n_params^{slope:.2f}"
         how = "are proportional" if abs(slope - 1) < 0.01 else f"move together ({power})"
         raise FitError(

@@ -25,7 +25,7 @@ from scalelab.core.checks import check_choice, check_positive
 from scalelab.core.errors import ConfigError, FitError
 from scalelab.laws.batched import ALPHA, BETA, Columns, columns
 from scalelab.laws.chinchilla import Allocation, ChinchillaLaw
-from scalelab.laws.chinchilla_data import check_runs_for_chinchilla
+from scalelab.laws.chinchilla_data import check_runs_for_chinchilla, together_warning
 from scalelab.laws.descent import TOLERANCE, Descent, search
 from scalelab.laws.profile import Profile, condition_number, profile, warnings_of
 
@@ -43,6 +43,7 @@ GRID: Mapping[str, Sequence[float]] = {
 }
 EXPONENTS_TRIED = (0.1, 0.2, 0.35, 0.5, 0.8, 1.2)  # by the starts that are made from the data
 STARTS = ("grid", "quick")
+IDLE = 1e-7  # share of E: a term below it all along is none
 LARGEST_START = 1e6  # an entry beyond it would overflow
 
 
@@ -186,7 +187,12 @@ def fit_chinchilla(
     best = found.take(np.array([0]))
     theta = c.uncentred(best.theta)[0]
     law = _law_of(theta)
-    warnings = _warnings_of_search(best) + warnings_of(c, theta, best.theta[0], best.value[0], delta)
+    _refuse_idle_terms(law, n, d)
+    warnings = (
+        *_warnings_of_search(best),
+        *together_warning(n, d),
+        *warnings_of(c, theta, best.theta[0], best.value[0], delta),
+    )
     return ChinchillaFit(
         E=law.E,
         A=law.A,
@@ -268,6 +274,20 @@ def _law_of(theta: np.ndarray) -> ChinchillaLaw:
             f"the fit ran away ({error}): these runs do not determine the law; add runs over a wider range "
             "of n_params and n_tokens"
         ) from None
+
+
+def _refuse_idle_terms(law: ChinchillaLaw, n_params: np.ndarray, n_tokens: np.ndarray) -> None:
+    """Where losses rise with N or D the best that the form can do is a term of nothing: no law."""
+    for name, term in (
+        ("n_params", law.A * n_params.min() ** -law.alpha),
+        ("n_tokens", law.B * n_tokens.min() ** -law.beta),
+    ):
+        if term < IDLE * law.E:
+            raise FitError(
+                f"the loss of these runs does not fall with {name}: in the best fit the term of {name} is "
+                f"{term:.1g} of {law.E:.3g} even at the smallest. Is the column of losses one (an accuracy "
+                "rises), did the larger runs diverge, or were they trained with rates that do not suit them?"
+            )
 
 
 def _warnings_of_search(best: Descent) -> tuple[str, ...]:

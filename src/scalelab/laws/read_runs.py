@@ -326,14 +326,33 @@ def _bad_rows(table: RawTable, bad: Mapping[int, str]) -> tuple[BadRow, ...]:
 
 
 def _refusal(path: Path, bad: Sequence[BadRow], n_rows: int) -> str:
-    more = f"; and {len(bad) - SHOWN_ROWS} more" if len(bad) > SHOWN_ROWS else ""
     advice = ""
     if sum("for 6ND" in row.why for row in bad) > n_rows / 2:
         advice = ", or allow FLOPs and 6ND to differ by more (flops_tolerance=…, --flops-tolerance …)"
     return (
-        f"{path}: {len(bad)} of {n_rows} rows cannot be used: {'; '.join(map(str, bad[:SHOWN_ROWS]))}{more}. "
+        f"{path}: {len(bad)} of {n_rows} rows cannot be used: {rows_by_reason(bad)}. "
         f"Mend them, or leave them out (skip_bad=True, --skip-bad){advice}"
     )
+
+
+def rows_by_reason(bad: Sequence[BadRow]) -> str:
+    """Rows and why they were refused, those of one reason in one clause, as many as a reader takes in."""
+    reasons: dict[str, list[str]] = {}
+    for row in bad:
+        reasons.setdefault(row.why, []).append(row.row)
+    clauses = []
+    for why, rows in list(reasons.items())[:SHOWN_ROWS]:
+        more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
+        clauses.append(f"{_listed(rows[:SHOWN_ROWS])}{more}: {why}")
+    unsaid = sum(len(rows) for rows in list(reasons.values())[SHOWN_ROWS:])
+    return "; ".join(clauses) + (f"; and {unsaid} more" if unsaid else "")
+
+
+def _listed(rows: Sequence[str]) -> str:
+    """ "line 5", or "lines 5, 6, 7"."""
+    if len(rows) == 1 or not all(row.startswith("line ") for row in rows):
+        return ", ".join(rows)
+    return "lines " + ", ".join(row.removeprefix("line ") for row in rows)
 
 
 def _shortly(value: object) -> str:
