@@ -157,7 +157,7 @@ def test_a_loss_that_no_model_reaches_is_refused(loss: Any) -> None:
         plan_serving(REFIT, loss, output_tokens=1e12)
 
 
-@pytest.mark.parametrize("tokens", [-1, math.nan, math.inf, "1e12", None])
+@pytest.mark.parametrize("tokens", [-1, math.nan, math.inf, "1e12", None, 1e80])
 def test_an_impossible_demand_is_refused(tokens: Any) -> None:
     with pytest.raises(BudgetError, match="output_tokens"):
         plan_serving(REFIT, 2.2, output_tokens=tokens)

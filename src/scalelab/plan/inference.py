@@ -28,6 +28,7 @@ from scalelab.laws.data_constrained import BaseLaw
 from scalelab.plan.assumptions import Assumptions
 
 TRAINING_FLOPS = 6.0  # per parameter and token, Kaplan et al. 2020, section 2.1
+LARGEST_SHARE = 1 - 1e-15  # of the loss above the floor that the size may leave
 INFERENCE_FLOPS = 2.0
 
 
@@ -199,7 +200,12 @@ def plan_serving(
     chinchilla = beta / (alpha + beta)
     share = chinchilla
     if served:
-        share = float(brentq(slope, chinchilla, 1 - 1e-15, xtol=1e-16, rtol=1e-14, maxiter=500))
+        if slope(LARGEST_SHARE) > 0:
+            raise BudgetError(
+                f"prompt_tokens={prompt_tokens:g}, output_tokens={output_tokens:g} are too many: the cheapest "
+                f"model is so near the smallest that reaches {target:g} that its training text has no end"
+            )
+        share = float(brentq(slope, chinchilla, LARGEST_SHARE, xtol=1e-16, rtol=1e-14, maxiter=500))
 
     def model(part: float) -> ServedModel:
         try:
