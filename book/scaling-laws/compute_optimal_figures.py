@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
@@ -19,14 +20,27 @@ from matplotlib.figure import Figure
 from scalelab.lab import plots
 from scalelab.lab.records import study_json
 from scalelab.lab.scaling_laws.chinchilla_points import PUBLISHED
-from scalelab.lab.scaling_laws.frontier import Frontier, SweepRuns, arm_curves, chain, difference, sweep_runs
+from scalelab.lab.scaling_laws.frontier import (
+    BUDGETS,
+    DECAYED,
+    LARGEST_OF_ALL,
+    Frontier,
+    SweepRuns,
+    arm_curves,
+    chain,
+    difference,
+    losses_at,
+    sweep_runs,
+)
 from scalelab.lab.scaling_laws.frontier_plots import (
     Estimate,
+    budget_text,
     draw_chain,
     draw_estimates,
     draw_landscape,
     draw_valleys,
 )
+from scalelab.lab.scaling_laws.recorded_sweeps import packages_runs
 from scalelab.laws import (
     ChinchillaBootstrap,
     ChinchillaFit,
@@ -43,6 +57,7 @@ from scalelab.laws.kaplan import KAPLAN_2020, KAPLAN_2020_FRONTIER, compute_expo
 STUDY = "scaling-laws/compute-optimal"
 GOPHER_FLOPS = 5.76e23  # Chinchilla's budget too
 N_DRAWS = 1000
+PLANNED = [budget for budget in BUDGETS if budget <= LARGEST_OF_ALL]
 # name: parameters, tokens. Brown 2020, Rae 2021, Hoffmann 2022, Dubey 2024.
 KNOWN = {
     "GPT-3": (175e9, 300e9),
@@ -149,10 +164,9 @@ def law_numbers() -> dict[str, str]:
     }
     for name, short in (("Hoffmann, printed", "printed"), ("Hoffmann's source", "source")):
         there = PUBLISHED[name].optimal(GOPHER_FLOPS)
-        found |= {
-            f"ratio_{short}": f"{there.tokens_per_param:.0f}",
-            f"n_{short}": f"{there.n_params / 1e9:.0f} billion",
-        }
+        found[f"ratio_{short}"] = f"{there.tokens_per_param:.0f}"
+    printed = PUBLISHED["Hoffmann, printed"].optimal(GOPHER_FLOPS)
+    found["n_printed"] = f"{printed.n_params / 1e9:.0f} billion"
     found["ratio_best"] = f"{best.tokens_per_param:.0f}"
     for flops, short in ((1e19, "small"), (1e26, "large")):
         found[f"ratio_{short}_budget"] = f"{refitted().optimal(flops).tokens_per_param:.0f}"
@@ -184,17 +198,12 @@ def sweep_numbers() -> dict[str, str]:
         "decades": f"{math.log10(own.flops.max() / own.flops.min()):.1f}",
         "noise": f"{valleys().noise:.3f}",
         "tenfold": f"{10 ** valleys().a:.1f}",
-        "own_E": f"{law().E:.2f}",
-        "own_alpha": f"{law().alpha:.2f}",
-        "own_beta": f"{law().beta:.2f}",
-        "own_condition": f"{law().condition:,.0f}",
         "parted": f"{parted():.1f}",
     }
     for place, (_, value, interval) in enumerate(estimates(), start=1):
         found |= {
             f"a{place}": f"{value:.2f}",
             f"a{place}_interval": ends(interval),
-            f"a{place}_width": f"{interval.width:.2f}",
         }
     ratios = [v.n_tokens / v.n_params for v in valleys().vertices if v.bracketed]
     return found | {"own_ratio_low": f"{min(ratios):.0f}", "own_ratio_high": f"{max(ratios):.0f}"}
@@ -239,7 +248,7 @@ def refit_numbers() -> dict[str, str]:
         "rounding": f"{printed / source:.1f}",
         "printed_off": f"{off['Hoffmann, printed'][2]:.1%}",
         "spread": f"{spread / 2:.1%}",
-        "per_run": power(lowest / found["n_runs"]),
+        "per_run": budget_text(lowest / found["n_runs"]),
         "mean_starts": f"{ended['mean']['n_starts']:,}",
         "mean_best_above": f"{ended['mean']['best']['objective'] / lowest - 1:.0%}",
         "mean_best_a": f"{ended['mean']['best']['a']:.2f}",
@@ -257,17 +266,13 @@ def kaplan_numbers() -> dict[str, str]:
         "kaplan_formula": f"{compute_exponent(alpha_N=0.076, alpha_B=0.21, alpha_S=0.76) / 0.076:.2f}",
         "kaplan_minimum": f"{KAPLAN_2020.a:.3f}",
         "kaplan_gopher": f"{KAPLAN_2020_FRONTIER.optimal(GOPHER_FLOPS).n_params / 1e12:.1f} trillion",
-        "kaplan_gopher_ratio": "{:.1f}".format(
-            KAPLAN_2020_FRONTIER.optimal(GOPHER_FLOPS).n_tokens
-            / KAPLAN_2020_FRONTIER.optimal(GOPHER_FLOPS).n_params
-        ),
         "warmup_tokens": f"{warmup / 1e9:.2f} billion",
         "warmup_params": f"{warmup / 20 / 1e6:.0f} million",
         "small_share": f"{1 - seen(2, 128):.0%}",
         "gpt2_share": f"{1 - seen(12, 768):.0%}",
         "gpt3_share": f"{1 - seen(96, 12_288):.1%}",
         "sigma": f"{counted_growth():.2f}",
-        "counted_half": f"{0.5 * counted_growth() / (0.5 + 0.5 * counted_growth()):.2f}",
+        "counted_half": f"{counted_exponent(0.5):.2f}",
     }
     return found | chain_numbers()
 
@@ -286,9 +291,8 @@ def counted_growth() -> float:
 
 def chain_numbers() -> dict[str, str]:
     """The arm run and counted as Kaplan did, and what each cause moves."""
-    kaplan, counted, short, tuned, decayed = steps()
+    kaplan, counted, short, decayed, tuned = steps()
     together, joint = difference(tuned, kaplan)
-    decay, decay_interval = difference(tuned, decayed)
     found = {
         "arm_kaplan": f"{kaplan.a:.2f}",
         "arm_kaplan_interval": ends(kaplan.interval()),
@@ -296,66 +300,101 @@ def chain_numbers() -> dict[str, str]:
         "arm_tuned_interval": ends(tuned.interval()),
         "arm_together": signed(together),
         "arm_together_interval": ends(joint),
-        "decay_moves": signed(decay),
-        "decay_interval": ends(decay_interval),
-        "decay_verdict": verdict(decay_interval),
-        "decay_worth": f"{worth(tuned, decayed):.2f}",
+        "arm_together_verdict": "more than chance allows for" if joint.low > 0 else "chance might do that",
+        "arm_kaplan_place": kaplans_place(kaplan.interval()),
+        "four_together": "{} ({})".format(*(f(v) for f, v in zip((signed, ends), at_four(), strict=True))),
+        "arm_noise_low": f"{min(step.noise for step in steps()):.2f}",
+        "arm_noise_high": f"{max(step.noise for step in steps()):.2f}",
+        "arm_largest": budget_text(LARGEST_OF_ALL),
+        "counted_here": f"{counted_exponent(counted.a):.2f}",
+        "decay_worth": f"{short.loss_at(1e12) - decayed.loss_at(1e12):.2f}",
+        "undecayed": "{:.2f}".format(
+            min(losses_of("stable", 1e12).values()) - min(losses_of("isoflop", 1e12).values())
+        ),
+        "decay_before": f"{short.size_at(1e12):,.0f}",
+        "decay_after": f"{decayed.size_at(1e12):,.0f}",
     }
-    found |= decay_numbers(tuned, decayed) | rate_numbers()
-    for name, before, after in (
-        ("head", kaplan, counted),
-        ("warmup", counted, short),
-        ("rate", short, tuned),
-    ):
+    moves = {"head": (kaplan, counted), "warmup": (counted, short), "decay": (short, decayed),
+             "rate": (decayed, tuned)}  # fmt: skip
+    for name, (before, after) in moves.items():
         change, interval = difference(before, after)
         found |= {
             f"{name}_moves": signed(change),
             f"{name}_interval": ends(interval),
             f"{name}_verdict": verdict(interval),
         }
-    return found
+    return found | {"told_apart": told_apart(moves)} | decay_numbers() | rate_numbers()
 
 
-def worth(tuned: Frontier, decayed: Frontier, flops: float = 1e12) -> float:
-    """Nats between the best losses of two steps at a budget."""
-    before, after = (np.interp(math.log(flops), np.log(f.flops), f.loss) for f in (tuned, decayed))
-    return float(before - after)
+def kaplans_place(interval: Interval) -> str:
+    """Where Kaplan's measured exponent lies to the interval of the arm that ran as he did."""
+    if interval.contains(0.73):
+        return "his 0.73 lies inside"
+    return "his 0.73 lies above" if interval.high < 0.73 else "his 0.73 lies below"
 
 
-def decay_numbers(tuned: Frontier, decayed: Frontier) -> dict[str, str]:
-    """What decay is worth to a small and a large size at equal FLOPs, and what it does to the best."""
-    ends_of = {curve.n_params: curve for curve in arm_curves("isoflop")}
-    gains = []
-    for curve in arm_curves("stable"):
-        if curve.n_params in ends_of and 6 * curve.n_params * curve.tokens[-1] > 2.5e12:
-            end = ends_of[curve.n_params]
-            at = np.abs(end.tokens / curve.tokens[-1] - 1) < 0.05
-            if at.any():
-                gains.append((curve.n_params, float(curve.loss[-1] - end.loss[at][0])))
-    log_c = math.log(1e12)
-    best = [
-        math.exp(np.log(f.n_opt).mean() + f.a * (log_c - np.log(f.flops).mean())) for f in (tuned, decayed)
-    ]
-    return {
-        "decay_small_n": f"{gains[0][0]:,}",
-        "decay_small": f"{gains[0][1]:.2f}",
-        "decay_large_n": f"{gains[-1][0]:,}",
-        "decay_large": f"{gains[-1][1]:.2f}",
-        "decay_before": f"{best[0]:,.0f}",
-        "decay_after": f"{best[1]:,.0f}",
-    }
+def told_apart(moves: Mapping[str, tuple[Frontier, Frontier]]) -> str:
+    """Which causes have an interval without zero, as a sentence."""
+    names = {"head": "the count", "warmup": "the warm-up", "decay": "the decay", "rate": "the tuning"}
+    clear = []
+    for name, pair in moves.items():
+        interval = difference(*pair)[1]
+        if interval.low > 0 or interval.high < 0:
+            clear.append(names[name])
+    if not clear:
+        return "None of them can be told from nothing by itself."
+    if len(clear) == len(moves):
+        return "Each of them can be told from nothing by itself."
+    listed = clear[0] if len(clear) == 1 else ", ".join(clear[:-1]) + " and " + clear[-1]
+    return f"So by itself only {listed} can be told from nothing; the rest is known as a part of the whole."
+
+
+def at_four() -> tuple[float, Interval]:
+    """The whole move where the curves, too, are read at the planned budgets alone."""
+    kaplan, *_, tuned = chain(n_draws=N_DRAWS, budgets=PLANNED)
+    return difference(tuned, kaplan)
+
+
+def counted_exponent(a: float) -> float:
+    """What counting as Kaplan did makes of an exponent, by arithmetic alone."""
+    sigma = counted_growth()
+    return sigma * a / (1 + (sigma - 1) * a)
+
+
+def losses_of(arm: str, flops: float) -> dict[int, float]:
+    """By size: its loss in an arm at a budget, where it has one."""
+    found = arm_curves(arm)
+    losses = losses_at(found, flops, "all", ends=arm in DECAYED)
+    return {curve.n_params: float(v) for curve, v in zip(found, losses, strict=True) if np.isfinite(v)}
+
+
+def decay_numbers() -> dict[str, str]:
+    """What decay is worth to a small and a large size at equal FLOPs and one rate."""
+    constant, decayed = (losses_of(arm, LARGEST_OF_ALL) for arm in ("one-rate", "one-rate-decay"))
+    both = sorted(set(constant) & set(decayed))
+    found = {}
+    for name, size in (("small", both[0]), ("large", both[-1])):
+        found |= {
+            f"decay_{name}_n": f"{size:,}",
+            f"decay_{name}": f"{constant[size] - decayed[size]:.2f}",
+        }
+    more = constant[both[0]] - decayed[both[0]] > constant[both[-1]] - decayed[both[-1]]
+    return found | {"decay_tilts": "more to small models" if more else "more to large models"}
 
 
 def rate_numbers() -> dict[str, str]:
-    """The longest curve at the common rate and at the size's own, neither decayed: where they end."""
-    common = {curve.n_params: curve for curve in arm_curves("one-rate")}
-    both = [(own, common[own.n_params]) for own in arm_curves("stable") if own.n_params in common]
-    own, other = max(both, key=lambda pair: pair[0].tokens[-1])
+    """A size's own rate against the common one, without decay and with it, at the largest budget of all."""
+    arms = ("one-rate", "stable", "one-rate-decay", "isoflop")
+    losses = {arm: losses_of(arm, LARGEST_OF_ALL) for arm in arms}
+    sizes = sorted(set.intersection(*(set(found) for found in losses.values())))
+    size = sizes[1]  # the second: its rate is far from the common one, and its neighbours are there
+    rates = {run.learning_rate for run in packages_runs("stable") if run.n_params == size}
+    without, having = (losses[one][size] - losses[own][size] for one, own in (arms[:2], arms[2:]))
     return {
-        "late_n": f"{own.n_params:,}",
-        "late_tokens": f"{own.tokens[-1] / 1e6:.0f} million",
-        "late_own": f"{own.loss[-1]:.2f}",
-        "late_common": f"{other.loss[-1]:.2f}",
+        "late_n": f"{size:,}",
+        "late_rate": f"{1e3 * next(iter(rates)):.1f}",
+        "late_without": f"{abs(without):.2f} nats {'better' if without > 0 else 'worse'}",
+        "late_with": f"{abs(having):.2f} nats {'better' if having > 0 else 'worse'}",
     }
 
 
@@ -372,7 +411,7 @@ def expert_numbers() -> dict[str, str]:
     """DeepSeek-V3 as a worked number: what is stored, and what a token costs."""
     total, active, tokens = DEEPSEEK_V3
     return {
-        "v3_flops": power(6 * active * tokens),
+        "v3_flops": budget_text(6 * active * tokens),
         "v3_dense_times": f"{total / active:.0f}",
         "v3_ratio_active": f"{tokens / active:.0f}",
         "v3_ratio_total": f"{tokens / total:.0f}",
@@ -387,13 +426,6 @@ def ends(interval: Interval) -> str:
 def signed(value: float) -> str:
     """A change in two digits, with its sign."""
     return f"{value:+.2f}".replace("-", "−")
-
-
-def power(value: float) -> str:
-    """A number far from one, with its power of ten written out."""
-    mantissa, exponent = f"{value:.1e}".split("e")
-    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{mantissa}·10{raised}"
 
 
 def table(header: list[str], rows: list[list[str]]) -> HTML:
@@ -415,7 +447,7 @@ def table_known() -> HTML:
         above = float(refitted().loss(n, d)) - best.loss
         each = f"{d / n:,.0f}" if d / n > 100 else f"{d / n:.1f}"
         rows.append(
-            [name, f"{n / 1e9:,.0f}", f"{d / 1e12:.1f}", each, power(flops),
+            [name, f"{n / 1e9:,.0f}", f"{d / 1e12:.1f}", each, budget_text(flops),
              f"{best.n_params / 1e9:,.0f}", f"{best.tokens_per_param:.0f}", f"{above:.3f}",
              f"{wasted(n, d):.2f}"]
         )  # fmt: skip
@@ -457,7 +489,9 @@ def figure_advice() -> None:
         axes.plot(flops, values, color=plots.COLOURS[index])
         axes.annotate(name, (flops[-1], values[-1]), xytext=(6, 0), textcoords="offset points", va="center",
                       fontsize=9, color=plots.COLOURS[index], fontweight="bold")  # fmt: skip
-    plots.reference(axes, 20, "20", at="left")
+    axes.axhline(20, color=plots.GREY, linewidth=1.2, linestyle=(0, (5, 3)), zorder=1)
+    axes.set_yticks([5, 10, 20, 50, 100, 200], ["5", "10", "20", "50", "100", "200"])
+    axes.minorticks_off()
     plots.mark(axes, GOPHER_FLOPS, 20, "Chinchilla")
     show(figure, "Tokens per parameter over budget by the printed, the unrounded and the refitted law.")
 
@@ -488,8 +522,13 @@ def figure_two_terms() -> None:
         axes.plot(n, y, color=plots.COLOURS[index])
         axes.annotate(name, (n[at], y[at]), xytext=offset, textcoords="offset points", ha=side, fontsize=9,
                       color=plots.COLOURS[index], fontweight="bold")  # fmt: skip
-    for name, at in (("Chinchilla", KNOWN["Chinchilla"][0]), ("Gopher's size", KNOWN["Gopher"][0])):
-        plots.mark(axes, at, float(one.loss(at, GOPHER_FLOPS / 6 / at)) - one.E, name)
+    placed = (("Chinchilla", (0, 9), "center"), ("Gopher", (-6, 14), "right"))
+    for name, offset, side in placed:
+        at = KNOWN[name][0]
+        y = float(one.loss(at, GOPHER_FLOPS / 6 / at)) - one.E
+        axes.plot([at], [y], "o", color=plots.INK, markersize=9, markerfacecolor="none")
+        axes.annotate(name if name == "Chinchilla" else "Gopher's size", (at, y), xytext=offset,
+                      textcoords="offset points", ha=side, fontsize=9)  # fmt: skip
     axes.set_ylim(0, None)
     show(figure, "Two terms of the law over size at a fixed budget, and their sum with its bottom.")
 
@@ -499,15 +538,15 @@ def figure_miss() -> None:
     factors = np.logspace(-1, 1, 81)
     extra = [100 * miss(float(f)) for f in factors]
     figure, axes = plots.new(
-        f"Flat at the bottom: twice the size wastes {miss(2.0):.0%}", "N over the best N, at 5.76e23 FLOPs",
+        f"Flat at the bottom: twice the size wastes {miss(2.0):.0%}", "N over the best N, at 5.76·10²³ FLOPs",
         "compute wasted, %", log_x=True,
     )  # fmt: skip
     axes.plot(factors, extra, color=plots.COLOURS[0])
-    for factor in (0.5, 2.0, 4.0):
+    for factor, name, side in ((0.5, "half", 1), (2.0, "twice", -1), (4.0, "four times", -1)):
         y = 100 * miss(factor)
         axes.plot([factor], [y], "o", color=plots.COLOURS[1])
-        axes.annotate(f"{factor:g}×: {y:.0f} %", (factor, y), xytext=(0, 9), textcoords="offset points",
-                      ha="center", fontsize=9)  # fmt: skip
+        axes.annotate(f"{name}: {y:.0f}%", (factor, y), xytext=(5 * side, 9), textcoords="offset points",
+                      ha="left" if side > 0 else "right", fontsize=9)  # fmt: skip
     axes.set_xticks([0.1, 0.25, 0.5, 1, 2, 4, 10], ["1/10", "1/4", "1/2", "1", "2", "4", "10"])
     axes.minorticks_off()
     axes.set_ylim(0, 150)
@@ -538,9 +577,9 @@ def figure_landscape() -> None:
 
 
 def figure_chain() -> None:
-    """Best size over budget in five ways of training and counting."""
+    """Tokens per parameter at the best size in five ways of training and counting."""
     figure, _ = draw_chain(steps(), title="The same sizes, trained and counted in five ways")
-    show(figure, "Best size over budget for each step of the chain.")
+    show(figure, "Tokens per parameter at the best size over budget for each step of the chain.")
 
 
 def show(figure: Figure, alt: str) -> None:

@@ -1,7 +1,6 @@
-"""Tables and figures of the chapter `planning`, computed from the record, published laws and the package's
-plans.
+"""Tables and figures of the chapter `planning`: from the record, published laws and the package's plans.
 
-The chapter's cells call these; no torch is needed.
+Sentences that depend on how a bet came out are chosen here, by the numbers. No torch is needed.
 """
 
 from __future__ import annotations
@@ -13,43 +12,50 @@ from typing import Any
 import numpy as np
 from IPython.display import HTML
 
+from scalelab.core.records import RunRecord
 from scalelab.core.units import FLOPS_PER_PARAM_TOKEN
 from scalelab.lab import plots
+from scalelab.lab.records import study_runs
 from scalelab.lab.scaling_laws.chinchilla_points import PUBLISHED
 from scalelab.lab.scaling_laws.extrapolation import (
-    SAME_BUDGET,
+    SAME_SIZE,
     WAYS,
     Budgets,
-    best_way,
+    Played,
     budgets_of,
+    play,
     rms_error,
     try_ways,
 )
-from scalelab.lab.scaling_laws.published import MODELS, place
-from scalelab.lab.scaling_laws.recorded_bets import recorded_bet, recorded_small
-from scalelab.lab.scaling_laws.recorded_sweeps import packages_runs
-from scalelab.laws import fit_chinchilla, fit_power_line
+from scalelab.lab.scaling_laws.published import MODELS, PublishedModel, place
+from scalelab.lab.scaling_laws.recorded_bets import (
+    BET,
+    CUT,
+    NEXT,
+    all_budgets,
+    play_next,
+    recorded_bet,
+    recorded_small,
+    shown_runs,
+)
+from scalelab.lab.scaling_laws.recorded_sweeps import PACKAGES
+from scalelab.laws import fit_chinchilla, fit_floor_line, fit_power_line
 from scalelab.laws.data_constrained import MUENNIGHOFF_2023
 from scalelab.plan import Assumptions, bill, plan_loss, plan_serving, serving_cost
 
-CUT, BUDGET = 1e13, 1e14
 LAW = PUBLISHED["Besiroglu, printed"]
 HOFFMANN = PUBLISHED["Hoffmann's source"]
 TARGET_LOSS = 2.1  # nats per token by that law: the worked plan
-META_HOURS = 30.84e6  # H100-hours of Llama 3.1 405B by its model card
+LLAMA = next(model for model in MODELS if model.name == "Llama 3 405B")
 SERVED = (1e11, 1e12, 1e13)
 EPOCHS = (2, 4, 8, 16, 40)
+COUNTS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 @lru_cache(maxsize=1)
 def record() -> Budgets:
     """The sweep's runs up to the cut: what the committed prediction was shown."""
-    runs = [
-        r
-        for r in packages_runs("isoflop")
-        if FLOPS_PER_PARAM_TOKEN * r.n_params * r.n_tokens <= SAME_BUDGET * CUT
-    ]
-    return budgets_of(runs)
+    return budgets_of(shown_runs())
 
 
 @lru_cache(maxsize=1)
@@ -70,6 +76,7 @@ def numbers() -> dict[str, str]:
     return {
         **way_numbers(),
         **bet_numbers(),
+        **less_numbers(),
         **small_numbers(),
         **bill_numbers(),
         **serving_numbers(),
@@ -101,98 +108,193 @@ def way_numbers() -> dict[str, str]:
     found["n_runs"] = str(len(record().loss))
     found["noise"] = f"{record().valleys().noise:.3f}"
     found["n_tries"] = str(rms_error(tries(), short["power"])[1])
-    found["far_power"] = f"{float(line(BUDGET)):.2f}"
-    found["far_log"] = f"{level + slope * math.log(BUDGET):.2f}"
+    found["far_power"] = f"{float(line(BET)):.2f}"
+    found["far_log"] = f"{level + slope * math.log(BET):.2f}"
     found["zero_log"] = scientific(math.exp(-level / slope))
-    gap = float(line(BUDGET)) - (level + slope * math.log(BUDGET))
-    found["gap_share"] = f"{100 * gap / (loss[-1] - float(line(BUDGET))):.0f} %"
+    gap = float(line(BET)) - (level + slope * math.log(BET))
+    found["gap_share"] = f"{100 * gap / (loss[-1] - float(line(BET))):.0f} %"
+    tuned = [run for grid in ("rates", "rates-large") for run in study_runs(PACKAGES, grid)]
+    found["rates_to"] = scientific(max(six_nd(run) for run in tuned))
     return found
 
 
 def bet_numbers() -> dict[str, str]:
-    """The committed prediction, what came of it, and the same rule with less."""
+    """The committed prediction, what came of it, and the sweep's next budget by the same fit."""
     foretold, outcome = recorded_bet()
     run, (low, high) = foretold["run"], foretold["interval"]
     boot = foretold["interval_by_bootstrap"]
-    found = {
+    return {
         "bet_loss": f"{foretold['loss_nats']:.3f}",
         "bet_low": f"{low:.3f}",
         "bet_high": f"{high:.3f}",
-        "bet_width": f"{high - low:.2f}",
         "bet_boot": f"{boot[0]:.3f} to {boot[1]:.3f}",
         "bet_way": foretold["way"],
         "bet_params": f"{run['n_params']:,}",
         "bet_tokens": f"{run['n_tokens'] / 1e6:.1f} million",
         "bet_times": f"{run['flops_6nd'] / CUT:.1f}",
-        "bet_date": foretold["date"],
-        "bet_best": f"{run['best_size_by_valleys'] / 1e6:.2f} million",
+        "bet_outcome": bet_sentences(foretold, outcome),
+        "bet_verdict": bet_verdict(foretold, outcome),
+        "next_outcome": next_sentences(play_next()),
     }
+
+
+def bet_sentences(foretold: dict[str, Any], outcome: dict[str, Any] | None) -> str:
+    """What came of the bet, and of the ways that it was not made by."""
+    run = foretold["run"]
+    bets = {way: WAYS[way](record())(run["n_params"], run["n_tokens"]) for way in WAYS if way != SAME_SIZE}
     if outcome is None:
-        found["bet_outcome"] = "The run itself is not in the record yet."
-    else:
-        where = "inside" if outcome["inside"] else "outside"
-        found["bet_outcome"] = (
-            f"Measured: {outcome['loss_nats']:.3f} nats. The bet was off by "
-            f"{outcome['error_nats']:+.3f} nats "
-            f"({100 * outcome['error_log']:+.1f} %), and the run lies {where} its interval."
+        others = ", ".join(f"“{way}” {bet:.2f}" for way, bet in bets.items() if way != foretold["way"])
+        return f"The run itself is not in the record yet. From the same runs the other ways make: {others}."
+    loss = outcome["loss_nats"]
+    errors = {way: math.log(bet / loss) for way, bet in bets.items()}
+    closest = min(errors, key=lambda way: abs(errors[way]))
+    others = ", ".join(f"“{way}” by {signed(errors[way])}" for way in bets if way != foretold["way"])
+    best = "None came closer." if closest == foretold["way"] else f"“{closest}” came closest."
+    return (
+        f"Measured: {loss:.3f} nats. {off_by(foretold['loss_nats'], loss)} "
+        f"{where(loss, foretold['interval'], 'the interval')} "
+        f"From the same runs the other ways would have erred: {others}. {best}"
+    )
+
+
+def bet_verdict(foretold: dict[str, Any], outcome: dict[str, Any] | None) -> str:
+    """What one score is worth: chosen by whether the run lies inside."""
+    if outcome is None:
+        return "Until it is, judge the rule by how it would have done before."
+    narrow = (
+        foretold["interval_by_bootstrap"][0] <= outcome["loss_nats"] <= foretold["interval_by_bootstrap"][1]
+    )
+    boot = "would have held it too" if narrow else "would have missed it"
+    if outcome["inside"]:
+        return f"The bootstrap's narrower interval {boot}. One hit proves little: nine in ten should hit."
+    return (
+        f"The bootstrap's narrower interval {boot}. One in ten should miss; a second miss would be a verdict."
+    )
+
+
+def next_sentences(played: Played | None) -> str:
+    """The sweep's next budget, which the fit was not shown either."""
+    if played is None:
+        return f"(The sweep goes on to a budget of {scientific(NEXT)}; it is not in the record yet.)"
+    bottoms_ = [v for v in all_budgets().valleys().vertices if v.bracketed]
+    bottom = [v for v in bottoms_ if abs(math.log(v.flops / played.budget)) < 0.05]
+    text = (
+        f"The sweep has since gone one step further, to {scientific(played.budget)} FLOPs. There the fit "
+        f"calls for {played.wanted / 1e3:.0f} thousand parameters; the nearest run has "
+        f"{played.n_params / 1e3:.0f} thousand. Foretold by the same rule: {played.foretold.loss:.3f} nats, "
+        f"{played.foretold.low:.3f} to {played.foretold.high:.3f}. Measured: {played.measured:.3f}. "
+        f"{off_by(played.foretold.loss, played.measured)} "
+        f"{where(played.measured, (played.foretold.low, played.foretold.high), 'its interval')}"
+    )
+    if bottom:
+        line = fit_power_line(*bottoms())
+        n_runs = int(np.sum(np.abs(np.log(all_budgets().budget / played.budget)) < 0.05))
+        text += (
+            f" The valley's bottom, which smooths {COUNTS[n_runs]} runs, lies at {bottom[0].loss:.3f} nats and "
+            f"{bottom[0].n_params / 1e3:.0f} thousand parameters; the curve says "
+            f"{float(line(played.budget)):.3f}."
         )
-    return found | less_numbers()
+    return text
+
+
+def off_by(foretold: float, measured: float) -> str:
+    """How far, and on which side."""
+    error = math.log(foretold / measured)
+    side = (
+        "too high: the run did better than foretold"
+        if error > 0
+        else "too low: the run did worse than foretold"
+    )
+    return f"The bet was {abs(foretold - measured):.3f} nats, {100 * abs(error):.1f} %, {side}."
+
+
+def where(value: float, interval: Any, name: str) -> str:
+    """Inside or outside, and by how much it misses."""
+    low, high = interval
+    if low <= value <= high:
+        return f"The run lies inside {name}."
+    return f"The run lies outside {name}, by {max(low - value, value - high):.3f} nats."
 
 
 def less_numbers() -> dict[str, str]:
-    """The rule, shown only budgets up to a tenth and up to a third of the largest."""
+    """The rule, shown only budgets up to a tenth and up to a third of the largest shown."""
     found = {}
     for key, cut in (("tenth", 1e12), ("third", 3.2e12)):
-        shown = record().up_to(cut)
-        rows = np.flatnonzero(record().budget > CUT / SAME_BUDGET)
-        size = float(shown.valleys().n_law(CUT))
-        row = rows[np.argmin(np.abs(np.log(record().n_params[rows] / size)))]
-        before = try_ways(shown)
-        way = best_way(before)
-        value = WAYS[way](shown)(record().n_params[row], record().n_tokens[row])
-        spread, count = rms_error(before, way)
+        one = play(record(), cut, CUT, n_draws=100)
         found |= {
-            f"{key}_way": way,
-            f"{key}_foretold": f"{value:.2f}",
-            f"{key}_measured": f"{record().loss[row]:.2f}",
-            f"{key}_rms": f"{100 * spread:.1f} %",
-            f"{key}_count": str(count),
-            f"{key}_size": f"{size / 1e3:.0f} thousand",
+            f"{key}_way": one.foretold.way,
+            f"{key}_foretold": f"{one.foretold.loss:.2f}",
+            f"{key}_measured": f"{one.measured:.2f}",
+            f"{key}_where": "inside" if one.inside else "outside",
+            f"{key}_rms": f"{100 * one.foretold.rms:.1f} %",
+            f"{key}_count": COUNTS[one.foretold.n_errors],
+            f"{key}_size": f"{one.wanted / 1e3:.0f} thousand",
         }
     found["full_size"] = f"{record().valleys().vertices[-1].n_params / 1e3:.0f} thousand"
     return found
 
 
 def small_numbers() -> dict[str, str]:
-    """The bet on `markov` over seeds: Chinchilla's law, and a straight line through the frontier."""
-    chinchilla, power, measured = [], [], []
+    """The bet on `markov` over seeds: two laws' errors, and which way each backtest takes."""
+    chinchilla, power, chosen = [], [], []
     for runs, large in recorded_small().values():
-        n, d, loss = (
-            np.array([getattr(r, k) for r in runs], dtype=float)
-            for k in ("n_params", "n_tokens", "loss_nats")
-        )
+        n, d, loss = small_columns(runs)
         law = fit_chinchilla(n, d, loss)
-        c = FLOPS_PER_PARAM_TOKEN * n * d
-        on = [i for i in range(len(c)) if loss[i] <= loss[c <= c[i]].min()]
-        line = fit_power_line(c[on], loss[on])
-        at = FLOPS_PER_PARAM_TOKEN * large.n_params * large.n_tokens
+        on = frontier(n * d, loss)
+        line = fit_power_line(FLOPS_PER_PARAM_TOKEN * (n * d)[on], loss[on])
         chinchilla.append(math.log(float(law.loss(large.n_params, large.n_tokens)) / large.loss_nats))
-        power.append(math.log(float(line(at)) / large.loss_nats))
-        measured.append(large.loss_nats)
+        power.append(math.log(float(line(six_nd(large))) / large.loss_nats))
+        chosen.append(small_choice(n, d, loss))
+    counted = {name: chosen.count(name) for name in dict.fromkeys(sorted(chosen))}
+    shown = max(six_nd(run) for run in runs)
     return {
-        "small_seeds": str(len(measured)),
-        "small_chin": ", ".join(f"{100 * e:+.1f}" for e in chinchilla) + " %",
-        "small_power": f"{100 * float(np.mean(power)):.0f} %".replace("-", "−"),
-        "small_loss": f"{float(np.mean(measured)):.2f}",
+        "small_seeds": COUNTS[len(power)],
+        "small_chin": ", ".join(signed(e) for e in chinchilla),
+        "small_power": signed(float(np.mean(power))),
+        "small_choices": " and ".join(f"{name} for {COUNTS[count]}" for name, count in counted.items()),
+        "small_shown": scientific(shown),
+        "small_times": f"{six_nd(large) / shown:.1f}",
     }
+
+
+def small_columns(runs: list[RunRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Parameters, tokens and losses, [R] each."""
+    table_ = np.array([(run.n_params, run.n_tokens, run.loss_nats) for run in runs], dtype=float)
+    return table_[:, 0], table_[:, 1], table_[:, 2]
+
+
+def frontier(cost: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """Rows, cheapest first, that no cheaper run beats."""
+    return np.array([i for i in np.argsort(cost) if loss[i] <= loss[cost <= cost[i]].min()])
+
+
+def small_choice(n: np.ndarray, d: np.ndarray, loss: np.ndarray) -> str:
+    """The way whose backtest on these runs errs least, as the lab does it."""
+    c = FLOPS_PER_PARAM_TOKEN * n * d
+    on = frontier(c, loss)
+    errors: dict[str, list[float]] = {}
+    for cut in np.sort(c)[8:-1:2]:
+        ahead = [i for i in on if cut < c[i] <= 12 * cut]
+        fitted = np.array([i for i in on if c[i] <= cut])
+        rows = c <= cut
+        law = fit_chinchilla(n[rows], d[rows], loss[rows])
+        slope, level = np.polyfit(np.log(c[fitted]), loss[fitted], 1)
+        lines = {
+            "a power law": fit_power_line(c[fitted], loss[fitted]),
+            "a power law with a floor": fit_floor_line(c[fitted], loss[fitted]),
+            "the logarithm": lambda x, slope=slope, level=level: level + slope * np.log(x),
+        }
+        for name, line in lines.items():
+            errors.setdefault(name, []).extend(np.log(np.atleast_1d(line(c[ahead])) / loss[ahead]))
+        errors.setdefault("Chinchilla's law", []).extend(np.log(law.loss(n[ahead], d[ahead]) / loss[ahead]))
+    return min(errors, key=lambda name: float(np.mean(np.square(errors[name]))))
 
 
 def bill_numbers() -> dict[str, str]:
     """The worked plan; Llama 3 405B; what an error of the loss costs."""
     plan = plan_loss(LAW, TARGET_LOSS, n_gpus=1024)
     found, assumed = plan.bill, Assumptions()
-    big = FLOPS_PER_PARAM_TOKEN * 405e9 * 15.6e12
-    theirs = bill(big, assumed)
+    theirs = bill(LLAMA.flops, assumed)
     b = -fit_power_line(*bottoms()).exponent
     cheaper = plan_loss(LAW, TARGET_LOSS * 1.01)
     return {
@@ -206,9 +308,15 @@ def bill_numbers() -> dict[str, str]:
         "plan_mwh": f"{found.energy_kwh / 1000:.0f}",
         "plan_tonnes": f"{found.co2_kg / 1000:.0f}",
         "plan_slack": f"{100 * (1 - cheaper.flops / plan.flops):.0f} %",
-        "big_flops": scientific(big),
+        "plan_price": f"{assumed.price_per_gpu_hour:g}",
+        "plan_watts": f"{assumed.watts:.0f}",
+        "plan_pue": f"{assumed.pue:g}",
+        "plan_grid": f"{assumed.grid_kg_per_kwh:g}",
+        "mfu": f"{100 * assumed.mfu:.0f} %",
+        "big_flops": scientific(LLAMA.flops),
         "big_hours": f"{theirs.gpu_hours / 1e6:.1f} million",
-        "big_used": f"{big / (META_HOURS * 3600 * assumed.peak_flops_per_s):.0%}".replace("%", " %"),
+        "big_card": f"{(LLAMA.device_hours or 0) / 1e6:.2f} million",
+        "big_used": f"{100 * (LLAMA.used or 0):.0f} %",
         "wrong_3": f"{(1 - 0.03) ** (-1 / b):.2f}",
         "peak": f"{assumed.peak_flops_per_s / 1e12:.0f}",
     }
@@ -243,25 +351,52 @@ def repeat_numbers() -> dict[str, str]:
 
 
 def model_numbers() -> dict[str, str]:
-    """Published models beside two laws."""
+    """Published models beside two laws, and beside their own figures."""
     found = {}
     for model in MODELS:
         key = model.name.lower().replace(" ", "_").replace("-", "_")
         ours, theirs = place(model, LAW), place(model, HOFFMANN)
         found |= {
-            f"{key}_ratio": f"{model.n_tokens / model.n_params:,.0f}",
+            f"{key}_ratio": f"{model.tokens_per_param:,.0f}",
             f"{key}_compute": f"{ours.compute:.1f}",
             f"{key}_compute_h": f"{theirs.compute:.1f}",
             f"{key}_size": f"{ours.size:.2f}",
-            f"{key}_even": f"{ours.break_even / 1e12:.0f} trillion" if ours.break_even > 5e11 else "few",
-            f"{key}_even_h": f"{theirs.break_even / 1e12:.0f} trillion"
-            if theirs.break_even > 5e11
-            else "few",
+            f"{key}_even": trillions(ours.break_even),
+            f"{key}_even_h": trillions(theirs.break_even),
         }
+        if model.stated_over_6nd is not None:
+            found[f"{key}_over"] = f"{model.stated_over_6nd:.2f}"
+        if model.used is not None:
+            found[f"{key}_used"] = f"{100 * model.used:.0f} %"
+    large = [place(model, LAW).size for model in MODELS if model.name in ("GPT-3", "Gopher", "PaLM")]
+    found["large_sizes"] = f"{min(large):.1f} to {max(large):.1f}"
+    found["pythia_70m_ratio"] = f"{299_892_736_000 / 70.4e6:,.0f}"
+    found["used_median"] = f"{100 * float(np.median([m.used for m in MODELS if m.used is not None])):.0f} %"
+    gopher = next(model for model in MODELS if model.name == "Gopher")
+    # scores and mixing, both ways: 3 times 4 T d for each layer and token, T = 2,048
+    attention = 12 * gopher.more["n_layers"] * 2048 * gopher.more["d_model"] * gopher.n_tokens
+    found["gopher_attention"] = f"{100 * attention / gopher.flops:.0f} %"
     for name, law in (("b", LAW), ("h", HOFFMANN)):
         found[f"ratio_small_{name}"] = f"{law.optimal(1e20).tokens_per_param:.0f}"
         found[f"ratio_large_{name}"] = f"{law.optimal(1e26).tokens_per_param:.0f}"
     return found
+
+
+def trillions(tokens: float) -> str:
+    """Tokens in words; "no number of" for nan."""
+    if math.isnan(tokens):
+        return "no number of"
+    return f"{tokens / 1e12:.0f} trillion" if tokens > 9.5e11 else f"{tokens / 1e9:.0f} billion"
+
+
+def six_nd(run: RunRecord) -> float:
+    """6 N D of a run, N all parameters."""
+    return FLOPS_PER_PARAM_TOKEN * run.n_params * run.n_tokens
+
+
+def signed(error: float) -> str:
+    """A log error in per cent: −1.2 %."""
+    return f"{100 * error:+.1f} %".replace("-", "−")
 
 
 def scientific(value: float) -> str:
@@ -282,28 +417,55 @@ def table(header: list[str], rows: list[list[str]]) -> HTML:
 
 
 def table_models() -> HTML:
-    """Eight published models by the re-analysed law."""
-    rows = []
+    """Published models by the re-analysed law, and by Hoffmann's own parameters."""
+    body = []
     for model in MODELS:
         ours, theirs = place(model, LAW), place(model, HOFFMANN)
-        rows.append(
+        size = f"{model.n_params / 1e9:g}"
+        body.append(
             [
                 f"{model.name} ({model.year})",
-                f"{model.n_params / 1e9:g}",
-                f"{model.n_tokens / 1e12:g}",
-                f"{model.n_tokens / model.n_params:,.0f}",
+                f"{model.active_params / 1e9:g} of {size}" if model.active_params else size,
+                f"{model.n_tokens / 1e12:.3g}",
+                f"{model.tokens_per_param:,.0f}",
                 f"{ours.above:.3f}",
                 f"{ours.compute:.2f}",
                 f"{theirs.compute:.2f}",
                 f"{ours.size:.2f}",
             ]
         )
-    head = [
-        "model", "N, billions", "D, trillions", "D/N", "nats above best", "compute over least", "by "
-        "Hoffmann's",
-        "size over optimum",
-    ]  # fmt: skip
-    return table(head, rows)
+    head = ["model", "N, billions", "D, trillions", "D/N", "nats above best", "compute over least",
+            "by Hoffmann's", "size over optimum"]  # fmt: skip
+    return table(head, body)
+
+
+def table_printed() -> HTML:
+    """FLOPs and hours as printed, over what N and D make of them."""
+    body = []
+    for model in MODELS:
+        if model.stated_flops is None and model.device_hours is None:
+            continue
+        body.append(
+            [
+                model.name,
+                "–" if model.stated_flops is None else scientific(model.stated_flops),
+                "–" if model.stated_over_6nd is None else f"{model.stated_over_6nd:.2f}",
+                "–" if model.device_hours is None else f"{model.device_hours / 1e6:.2f}",
+                device(model),
+                "–" if model.used is None else f"{100 * model.used:.0f} %",
+                "–" if model.stated_mfu is None else f"{100 * model.stated_mfu:.0f} %",
+            ]
+        )
+    head = ["model", "FLOPs, printed", "over 6ND", "hours, millions", "of", "6ND over peak", "MFU, printed"]
+    return table(head, body)
+
+
+def device(model: PublishedModel) -> str:
+    """What the hours are of, in a word."""
+    known = {"Gopher": "TPU v3", "DeepSeek-V3": "H800"}
+    if model.hardware is None:
+        return known.get(model.name, "–")
+    return model.hardware.split("-")[0].upper() if "tpu" not in model.hardware else "TPU v4"
 
 
 def figure_ways() -> None:
@@ -327,7 +489,7 @@ def figure_ways() -> None:
 
 
 def figure_bet() -> None:
-    """The bottoms, two forms through them, and the committed interval."""
+    """The bottoms, two forms through them, the committed interval, and what came."""
     flops, loss = bottoms()
     at = np.geomspace(8e10, 2.2e14, 60)
     line = fit_power_line(flops, loss)
@@ -340,12 +502,21 @@ def figure_bet() -> None:
     axes.plot(flops, loss, "o", color=plots.INK)
     foretold, outcome = recorded_bet()
     low, high = foretold["interval"]
-    axes.plot([BUDGET] * 2, [low, high], color=plots.COLOURS[2], linewidth=5, alpha=0.6)
-    axes.annotate("committed, 90 %", (BUDGET, high), xytext=(0, 16), textcoords="offset points", ha="center",
+    axes.plot([BET] * 2, [low, high], color=plots.COLOURS[2], linewidth=5, alpha=0.6)
+    axes.annotate("committed, 90 %", (BET, high), xytext=(0, 24), textcoords="offset points", ha="center",
                   fontsize=9, color=plots.COLOURS[2], fontweight="bold")  # fmt: skip
+    played = play_next()
+    if played is not None:
+        ring(axes, played.budget, played.measured, "next budget", (-8, 9))
     if outcome is not None:
-        plots.mark(axes, BUDGET, float(outcome["loss_nats"]), "measured")
+        ring(axes, BET, float(outcome["loss_nats"]), "measured", (8, 1))
     plots.show(figure, alt="Loss over compute with the committed bet.")
+
+
+def ring(axes: Any, x: float, y: float, name: str, at: tuple[float, float]) -> None:
+    """A ring round a point, its name so many points right of it and above."""
+    axes.plot([x], [y], "o", markersize=9, markerfacecolor="none", markeredgecolor=plots.INK)
+    axes.annotate(name, (x, y), xytext=at, textcoords="offset points", fontsize=9)
 
 
 def figure_serving() -> None:
@@ -380,34 +551,41 @@ def figure_repeats() -> None:
         log_x=True,
     )
     plots.reference(axes, 1 + MUENNIGHOFF_2023.R_D, "no number of repeats is worth more", at="left")
+    axes.set_xlim(0.9, 100)
     axes.set_ylim(0, 24)
     axes.set_xticks([1, 2, 4, 10, 20, 40, 100], ["1", "2", "4", "10", "20", "40", "100"])
     axes.minorticks_off()
     plots.show(figure, alt="Worth of repeated text over epochs.")
 
 
+# Where a model's name stands beside its point: (points right, points up), and the side that it is read from.
+_NAMES = {
+    "GPT-3": (-7, -3, "right"), "Gopher": (7, -3, "left"), "Chinchilla": (7, -12, "left"),
+    "PaLM": (7, -3, "left"), "LLaMA-65B": (-6, 6, "right"), "Pythia-12B": (7, 2, "left"),
+    "Llama 2 70B": (7, 3, "left"), "Llama 3 8B": (7, -2, "left"), "Llama 3 70B": (7, -10, "left"),
+    "Llama 3 405B": (7, -11, "left"), "Qwen2.5-72B": (7, 3, "left"), "DeepSeek-V3": (-5, 7, "right"),
+    "OLMo 2 13B": (-7, -3, "right"), "SmolLM2": (-7, -3, "right"),
+}  # fmt: skip
+
+
 def figure_models() -> None:
-    """Tokens a parameter over compute: eight models, two laws."""
-    at = np.geomspace(1e23, 6e25, 80)
+    """Tokens a parameter over compute: published models, two laws' optima."""
+    at = np.geomspace(1e22, 8e25, 80)
     curves = {
         name: (at, [law.optimal(c).tokens_per_param for c in at])
         for name, law in (("re-analysed", LAW), ("Hoffmann's", HOFFMANN))
     }
     figure, axes = plots.curve(
-        curves, title="Nobody stays on the optimum's line", xlabel="training FLOPs, 6ND",
+        curves, title="From one token a parameter to six thousand", xlabel="training FLOPs, 6ND",
         ylabel="tokens a parameter", log_x=True, log_y=True,
     )  # fmt: skip
+    figure.set_size_inches(7.0, 4.6)
     for model in MODELS:
-        axes.plot([model.flops], [model.n_tokens / model.n_params], "o", color=plots.INK)
-        right = model.name not in ("GPT-3", "LLaMA-65B", "Llama 3 405B")
-        down = model.name == "Chinchilla"
-        axes.annotate(
-            model.name,
-            (model.flops, model.n_tokens / model.n_params),
-            xytext=(6 if right else -6, -13 if down else 3),
-            textcoords="offset points",
-            ha="left" if right else "right",
-            fontsize=9,
-        )
-    axes.set_xlim(8e22, 2e26)
-    plots.show(figure, alt="Tokens a parameter of eight published models over compute.")
+        x, y = model.flops, model.tokens_per_param
+        moe = model.active_params is not None
+        axes.plot([x], [y], "o", color=plots.INK, markerfacecolor="white" if moe else plots.INK)
+        right, up, side = _NAMES[model.name]
+        axes.annotate(model.name, (x, y), xytext=(right, up), textcoords="offset points", ha=side, fontsize=9)
+    axes.set_xlim(6e21, 4e26)
+    axes.set_ylim(0.7, 1.4e4)
+    plots.show(figure, alt="Tokens a parameter of published models over compute.")

@@ -1,15 +1,12 @@
-"""The study behind book/scaling-laws/planning.md: a loss foretold before its run, then the run, then the
-error.
+"""The study behind book/scaling-laws/planning.md: a loss foretold before its run, the run, the error.
 
     python studies/scaling-laws/planning.py predict     # half a minute; then commit prediction.json
-    python studies/scaling-laws/planning.py run         # about an hour on one quiet core; goes on after a
-    kill
+    python studies/scaling-laws/planning.py run         # an hour or two on one core; goes on after a kill
     python studies/scaling-laws/planning.py small       # the same in small, on `markov`: two minutes
 
 `predict` fits the sweep on `packages` (studies/scaling-laws/packages.toml) up to 1e13 FLOPs, by the way that
 foretold best *within* those budgets, and writes the shape, N, D, loss and 90 % interval of one run at 1e14.
-`run` trains it with the sweep's own settings. It refuses unless prediction.json is committed as it stands,
-and
+`run` trains it with the sweep's own settings. It refuses unless prediction.json is committed as it stands;
 once it has begun, `predict` refuses to write another.
 """
 
@@ -28,7 +25,7 @@ from typing import Any
 import numpy as np
 
 import scalelab
-from scalelab.core.records import RunRecord, append_records, read_records
+from scalelab.core.records import append_records, read_records
 from scalelab.core.units import FLOPS_PER_PARAM_TOKEN
 from scalelab.lab.scaling_laws.extrapolation import (
     LEVEL,
@@ -39,7 +36,7 @@ from scalelab.lab.scaling_laws.extrapolation import (
     rms_error,
     try_ways,
 )
-from scalelab.lab.scaling_laws.recorded_sweeps import packages_runs
+from scalelab.lab.scaling_laws.recorded_bets import BET, CUT, shown_runs
 from scalelab.sweeps import Cell, Sweep, read_sweep, run_sweep
 from scalelab.sweeps.runner import Standing
 
@@ -47,10 +44,8 @@ SWEEP = Path(__file__).with_name("packages.toml")
 RECORDS = Path(scalelab.__file__).parent / "lab" / "records" / "scaling-laws"
 OUT = RECORDS / "planning"
 PREDICTION, BEGUN, OUTCOME = OUT / "prediction.json", OUT / "begun.json", OUT / "outcome.json"
-CUT, BUDGET = 1e13, 1e14
 GRID = "larger"
-# Sizes to choose from, the heads 16 wide as the sweep's are: the nearest to what the valleys call for is
-# taken.
+# Sizes to choose from, heads 16 wide as the sweep's are; the nearest to what the valleys call for is taken.
 SHAPES = {
     "n853k": {"n_layers": 4, "d_model": 128, "n_heads": 8},
     "n1070k": {"n_layers": 4, "d_model": 144, "n_heads": 9},
@@ -65,15 +60,9 @@ def larger(shape: str | None = None) -> tuple[Sweep, list[Cell]]:
     sweep = read_sweep(SWEEP)
     grid = next(grid for grid in sweep.grids if grid.name == "isoflop")
     shapes = SHAPES if shape is None else {shape: SHAPES[shape]}
-    grid = dataclasses.replace(grid, name=GRID, shapes=tuple(shapes), values=(BUDGET,), tokens_per_param=None)
+    grid = dataclasses.replace(grid, name=GRID, shapes=tuple(shapes), values=(BET,), tokens_per_param=None)
     sweep = dataclasses.replace(sweep, shapes=shapes, grids=(grid,), out=OUT)
     return sweep, sweep.cells(vocab_size=sweep.text.vocab_size)
-
-
-def shown_runs() -> list[RunRecord]:
-    """The sweep's runs that the prediction may see: budgets up to the cut."""
-    runs = packages_runs("isoflop")
-    return [run for run in runs if FLOPS_PER_PARAM_TOKEN * run.n_params * run.n_tokens <= SAME_BUDGET * CUT]
 
 
 def predict() -> None:
@@ -87,7 +76,7 @@ def predict() -> None:
             f"the record's largest budget is {shown.values[-1]:.3g} FLOPs, not {CUT:g}: finish the sweep"
         )
     fit = shown.valleys()
-    wanted = float(fit.n_law(BUDGET))
+    wanted = float(fit.n_law(BET))
     _, cells = larger()
     cell = min(cells, key=lambda one: abs(math.log(one.n_params / wanted)))
     found = foretell(shown, cell.n_params, cell.n_tokens)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scalelab.core.errors import FitError
+from scalelab.core.errors import FitError, LabError
 from scalelab.lab.records import study_folder, study_json
 from scalelab.lab.scaling_laws.extrapolation import (
     SAME_SIZE,
@@ -19,11 +19,20 @@ from scalelab.lab.scaling_laws.extrapolation import (
     budgets_of,
     fingerprint,
     foretell,
+    play,
     rms_error,
     try_ways,
 )
-from scalelab.lab.scaling_laws.published import MODELS, place
-from scalelab.lab.scaling_laws.recorded_bets import LARGE, recorded_bet, recorded_small
+from scalelab.lab.scaling_laws.published import MODELS, check_published, named, place, rows
+from scalelab.lab.scaling_laws.recorded_bets import (
+    CUT,
+    LARGE,
+    all_budgets,
+    play_next,
+    recorded_bet,
+    recorded_small,
+    shown_runs,
+)
 from scalelab.lab.scaling_laws.recorded_sweeps import packages_runs
 from scalelab.laws import ChinchillaLaw
 
@@ -68,11 +77,8 @@ def test_two_budgets_are_too_few_to_try_a_way_on() -> None:
 
 def test_the_committed_bet_is_what_its_runs_give_and_reaches_eight_times_beyond() -> None:
     foretold, outcome = recorded_bet()
-    runs = [
-        run
-        for run in packages_runs("isoflop")
-        if 6 * run.n_params * run.n_tokens <= 1.05 * foretold["fitted_up_to_flops"]
-    ]
+    runs = shown_runs()
+    assert foretold["fitted_up_to_flops"] == CUT
     assert foretold["run"]["flops_6nd"] >= 8 * max(foretold["budgets"])
     low, high = foretold["interval"]
     assert low < foretold["loss_nats"] < high
@@ -84,6 +90,52 @@ def test_the_committed_bet_is_what_its_runs_give_and_reaches_eight_times_beyond(
     assert (found.low, found.high) == pytest.approx(foretold["interval"], abs=1e-3)
     if outcome is not None:
         assert outcome["inside"] == (low <= outcome["loss_nats"] <= high)
+
+
+def test_playing_sees_nothing_above_its_cut() -> None:
+    runs = planted(0.01)
+    before = play(runs, 1e12, 1e13, n_draws=30)
+    later = runs.budget > 1.1e12
+    changed = Budgets(runs.n_params, runs.n_tokens, np.where(later, 9.0, runs.loss), runs.budget)
+    after = play(changed, 1e12, 1e13, n_draws=30)
+    assert after.foretold == before.foretold
+    assert after.measured == 9.0
+    assert not after.inside
+    assert before.inside
+    assert abs(before.error) < 0.05
+
+
+def test_a_run_within_the_cut_or_of_no_budget_is_no_bet() -> None:
+    for budget in (1e12, 1e11, 2e13):
+        with pytest.raises(LabError, match="no runs of"):
+            play(planted(), 1e12, budget)
+
+
+def test_the_runs_shown_are_the_sweeps_up_to_the_cut_whatever_came_later() -> None:
+    shown, everything = shown_runs(), packages_runs("isoflop")
+    assert {run.run_id for run in everything} >= {run.run_id for run in shown}
+    assert max(budgets_of(shown).values) == pytest.approx(CUT, rel=0.01)
+    assert all(6 * run.n_params * run.n_tokens > 1.05 * CUT for run in everything if run not in shown)
+
+
+def test_the_next_budget_is_scored_once_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scalelab.lab.scaling_laws import recorded_bets
+
+    shown = budgets_of(shown_runs())
+    n = np.array([1.8e5, 2.7e5, 3.5e5, 4.9e5, 8.5e5, 1.07e6])
+    for sizes in (n[:4], n):  # half a budget is none yet
+        c = np.full(len(sizes), 3.2e13)
+        parts = (sizes, c / (6 * sizes), 1.95 + 0.1 * np.log(sizes / 5e5) ** 2, c)
+        pairs = zip((shown.n_params, shown.n_tokens, shown.loss, shown.budget), parts, strict=True)
+        table = Budgets(*(np.concatenate(pair) for pair in pairs))
+        monkeypatch.setattr(recorded_bets, "budgets_of", lambda runs, table=table: table)
+        if len(sizes) < 5:
+            assert play_next(n_draws=30) is None
+            assert max(all_budgets().values) < 2e13
+    played = play_next(n_draws=30)
+    assert played is not None
+    assert played.n_params == 4.9e5
+    assert played.foretold.way == recorded_bet()[0]["way"]
 
 
 def test_the_small_record_has_three_seeds_of_the_bet() -> None:
@@ -131,10 +183,39 @@ def test_a_placed_model_costs_no_less_than_the_optimum(model: object) -> None:
     assert found.above >= 0
     assert found.compute >= 1 - 1e-9
     if found.size < 1:
-        n, d = found.model.n_params, found.model.n_tokens
+        n, d = found.model.working_params, found.model.n_tokens
         best = LAW.optimal(LAW.flops_for(found.loss))
         ours = 6 * n * d + 2 * n * found.break_even
         assert ours == pytest.approx(best.flops + 2 * best.n_params * found.break_even, rel=1e-6)
+
+
+def test_printed_figures_contradict_each_other_where_the_chapter_says() -> None:
+    found = {(one.row, one.what.split(" against")[0]): one for one in check_published()}
+    assert set(found) == {
+        ("PaLM", "d_model"),  # by design
+        ("PaLM", "mfu"),  # of the running machine, against all hours
+        ("GPT-3 XL", "d_model"),
+        ("GPT-3 13B", "d_model"),
+    }
+    assert found["GPT-3 13B", "d_model"].expected == 5120
+    assert found["PaLM", "mfu"].expected == pytest.approx(0.304, abs=1e-3)
+    assert "Gopher" in named(check_published(flops_tolerance=1.1))
+
+
+def test_printed_flops_are_6nd_but_for_gophers_and_rounding() -> None:
+    over = {model.name: model.stated_over_6nd for model in MODELS if model.stated_over_6nd is not None}
+    assert over.pop("Gopher") == pytest.approx(1.143, abs=1e-3)
+    assert over.pop("SmolLM2") == pytest.approx(0.886, abs=1e-3)  # "1e23", in one figure
+    assert all(abs(value - 1) < 0.025 for value in over.values())
+    assert len(over) >= 5
+
+
+def test_shares_of_the_peak_are_possible_and_every_row_has_a_source() -> None:
+    assert all(0.1 < model.used < 0.5 for model in MODELS if model.used is not None)
+    assert all(model.source for model in MODELS)
+    assert len({row["name"] for row in rows()}) == len(rows())
+    experts = next(model for model in MODELS if model.active_params)
+    assert experts.flops == pytest.approx(6 * 37e9 * 14.8e12)
 
 
 def test_provenance_names_its_command() -> None:

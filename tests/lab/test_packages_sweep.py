@@ -60,10 +60,8 @@ def test_every_run_that_the_file_asks_for_is_recorded_once_and_no_other(sweep: S
 
 
 def test_no_record_contradicts_itself() -> None:
-    for arm in set(arms()) - {
-        "rates",
-        "rates-large",
-    }:  # there, runs of one size and length differ in the rate
+    of_rates = {"rates", "rates-large"}  # there, runs of one size and length differ in the rate
+    for arm in set(arms()) - of_rates:
         assert not check_runs(runs_from_records(study_runs(STUDY, arm)), vocab_size=512), arm
 
 
@@ -82,7 +80,9 @@ def test_the_rate_that_was_used_is_no_more_than_a_factor_of_two_from_the_best_tr
 def test_every_budget_has_six_sizes_and_a_bracketed_bottom_and_they_give_the_exponent() -> None:
     runs = runs_from_records(study_runs(STUDY, "isoflop"))
     fit = fit_isoflop(runs.n_params, runs.n_tokens, runs.loss)
-    assert len(fit.vertices) >= 5
+    budgets = [vertex.flops for vertex in fit.vertices]
+    assert len(budgets) >= 6
+    assert math.log10(max(budgets) / min(budgets)) >= 2.5
     for vertex in fit.vertices:
         assert vertex.bracketed, vertex
         assert vertex.n_runs >= 6, vertex
@@ -91,6 +91,21 @@ def test_every_budget_has_six_sizes_and_a_bracketed_bottom_and_they_give_the_exp
     assert interval.contains(fit.a)
     bottoms = np.array([vertex.loss for vertex in fit.vertices])
     assert np.all(np.diff(bottoms) < 0)
+
+
+def test_seeds_agree_better_than_runs_keep_to_their_parabola() -> None:
+    """Three seeds of each size at one budget: the rest of the scatter is the shape's, not luck."""
+    losses = collections.defaultdict(list)
+    for record in study_runs(STUDY, "isoflop-seeds"):
+        losses[record.n_params, record.n_tokens].append(record.loss_nats)
+    for record in study_runs(STUDY, "isoflop"):
+        if (record.n_params, record.n_tokens) in losses:
+            losses[record.n_params, record.n_tokens].append(record.loss_nats)
+    assert len(losses) >= 6
+    assert {len(seeds) for seeds in losses.values()} == {3}
+    between_seeds = math.sqrt(np.mean([np.var(seeds, ddof=1) for seeds in losses.values()]))
+    runs = runs_from_records(study_runs(STUDY, "isoflop"))
+    assert 0 < between_seeds < fit_isoflop(runs.n_params, runs.n_tokens, runs.loss).noise
 
 
 def test_the_decay_is_worth_more_than_any_noise() -> None:

@@ -1,5 +1,4 @@
-"""Checks of the planning lab: right passes, usual mistakes are named, references equal the package's
-plans."""
+"""Checks of the planning lab: right passes, mistakes are named, references equal the package's plans."""
 
 from __future__ import annotations
 
@@ -45,10 +44,10 @@ def test_numbers_that_are_nan_infinite_or_off_by_a_factor_are_unknown_mistakes(
 
 UNLISTED: dict[str, list[Any]] = {
     "backtest_errors": [lambda c, y, fit, h: np.zeros(3), lambda c, y, fit, h: np.log(y)],
-    "interval_from_errors": [lambda f, e, level: (f, f), lambda f, e, level: (f - e.max(), f + e.max())],
+    "interval_from_errors": [lambda f, e, level: (f, f), lambda f, e, level: (0.9 * f, 1.1 * f)],
     "training_bill": [lambda *a: (1.0, 2.0, 3.0, 4.0), lambda n, d, *a: (6 * n * d,) * 4],
     "lifetime_flops": [lambda law, y, n, t: (t, n * t), lambda law, y, n, t: (1.0, 1.0)],
-    "effective_tokens": [lambda d, u, r: d, lambda d, u, r: u],
+    "effective_tokens": [lambda d, u, r: d / 2, lambda d, u, r: u * r],
 }
 
 
@@ -65,6 +64,27 @@ def test_answers_of_the_wrong_kind_get_a_precise_account(exercise: Exercise, ans
     verdict = judge(exercise, answer, exercise.cases(0))
     assert not verdict.right
     assert exercise.name in verdict.message
+
+
+def in_a_list(answer: Any) -> Any:
+    """The same numbers in another container: a list for an array, an array for a tuple."""
+    return answer.tolist() if isinstance(answer, np.ndarray) else np.array(answer)
+
+
+@pytest.mark.parametrize(
+    "name", ["backtest_errors", "interval_from_errors", "training_bill", "lifetime_flops"]
+)
+def test_right_numbers_pass_in_lists_and_in_arrays(name: str) -> None:
+    exercise = EXERCISES[name]
+    verdict = judge(exercise, lambda *args: in_a_list(exercise.reference(*args)), exercise.cases(0))
+    assert verdict.right, verdict.message
+
+
+def test_errors_of_both_signs_occur_so_that_a_lost_sign_shows() -> None:
+    exercise = EXERCISES["backtest_errors"]
+    for seed in SEEDS:
+        errors = [exercise.reference(*case.make()[0]) for case in exercise.cases(seed)]
+        assert np.concatenate(errors).min() < 0 < np.concatenate(errors).max()
 
 
 def test_the_bill_is_the_packages_bill() -> None:

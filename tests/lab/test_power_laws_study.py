@@ -13,9 +13,12 @@ from scalelab.lab.scaling_laws.recorded_sweeps import (
     STUDY,
     best_of_budgets,
     columns,
+    known_budgets,
     packages_runs,
     recorded,
     recorded_exact_loss,
+    seed_noise,
+    shape_scatter,
 )
 from scalelab.laws import compare_forms, fit_power_law
 from scalelab.sweeps import read_sweep, sweep_from_dict
@@ -68,6 +71,50 @@ def test_the_floor_of_a_large_model_covers_the_known_loss_and_a_small_ones_lies_
     assert all(interval.low > truth for interval in floors[min(floors)])
 
 
+def test_the_small_models_floor_is_the_entropy_and_what_the_law_of_sizes_leaves_for_it() -> None:
+    n, loss = small()
+    of_sizes = fit_power_law(n, loss, form="power_floor", groups=n)
+    size, d, of_d = columns(recorded("tokens"))
+    few = size == size.min()
+    floor = fit_power_law(d[few], of_d[few], form="power_floor", groups=d[few]).profile_floor().interval
+    expected = recorded_exact_loss() + float(of_sizes.loss(size.min())) - of_sizes.c
+    assert floor.contains(expected)
+    assert not floor.contains(recorded_exact_loss())
+
+
+def test_each_trunk_alone_has_its_floor_inside_the_interval() -> None:
+    size, d, loss = columns(recorded("tokens"))
+    seeds = np.array([run.seed for run in recorded("tokens")])
+    large = size == size.max()
+    together = fit_power_law(d[large], loss[large], form="power_floor", groups=d[large])
+    for seed in np.unique(seeds):
+        one = large & (seeds == seed)
+        assert together.profile_floor().interval.contains(
+            fit_power_law(d[one], loss[one], form="power_floor").c
+        )
+
+
+def test_the_bet_on_text_is_on_a_budget_eight_times_those_it_knows_or_more() -> None:
+    flops, loss = best_of_budgets(packages_runs("isoflop"))
+    known = known_budgets(flops)
+    assert known.sum() >= 3
+    assert flops.max() / flops[known].max() > 8
+    bets = [
+        float(fit_power_law(flops[known], loss[known], form=form).loss(flops[-1]))
+        for form in ("power", "log")
+    ]
+    assert abs(bets[0] - bets[1]) > 2 * shape_scatter(packages_runs("isoflop"))
+
+
+def test_seeds_on_text_differ_by_little() -> None:
+    noise = seed_noise()
+    if noise is None:
+        pytest.skip("the record has one seed for each setting")
+    assert noise.n_seeds >= 2
+    assert 0 < noise.lowest <= noise.nats <= noise.highest
+    assert noise.nats < 0.1
+
+
 def test_the_frontier_on_text_falls_at_every_budget() -> None:
     flops, loss = best_of_budgets(packages_runs("isoflop"))
     assert len(flops) >= 3
@@ -88,7 +135,13 @@ def test_the_recorded_runs_are_those_that_the_sweep_asks_for() -> None:
         for run in recorded(grid)
     }
     assert asked == there
-    assert study_json(STUDY, "provenance")["n_runs"] == len(there)
+    runs = [*recorded("sizes"), *recorded("tokens")]
+    provenance = study_json(STUDY, "provenance")
+    assert provenance["n_runs"] == len(there) == len(runs), "no run twice"
+    assert set(provenance["devices"]) == {run.device for run in runs}
+    assert set(provenance["commits"]) == {run.commit for run in runs}
+    assert SWEEP.with_name("power_laws.py").is_file(), provenance["command"]
+    assert all(run.epochs <= 1 and run.n_tokens_unique == run.n_tokens for run in runs)
 
 
 def test_the_labs_own_sweep_has_the_settings_of_the_recorded_one() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -55,16 +55,19 @@ def test_a_planted_exponent_comes_back(arms: dict[str, list[Curve]]) -> None:
     step = chain([Step(name="plain", arm="plain", count="all")], n_draws=200, budgets=BUDGETS)[0]
     assert step.a == pytest.approx(LAW.a, abs=0.03), "a parabola over a factor of four is nearly the valley"
     # The sizes lie on the law within what a parabola can follow, so the draws hardly move.
-    assert step.interval().width < 0.03
+    assert step.interval().width < 0.05
 
 
-def test_an_interval_of_noisy_arms_holds_the_planted_exponent(arms: dict[str, list[Curve]]) -> None:
+def test_nine_in_ten_intervals_of_noisy_arms_hold_the_planted_exponent(
+    arms: dict[str, list[Curve]],
+) -> None:
+    step = Step(name="noisy", arm="noisy", count="all")
     held = 0
-    for seed in range(20):
-        arms["noisy"] = planted(noise=0.01, seed=seed)
-        step = chain([Step(name="noisy", arm="noisy", count="all")], n_draws=400, budgets=BUDGETS)[0]
-        held += step.interval().contains(LAW.a)
-    assert held >= 14
+    for seed in range(60):
+        arms["noisy"] = planted(noise=0.02, seed=seed)
+        found = chain([step], n_draws=300, seed=seed, budgets=BUDGETS)[0]
+        held += found.interval().contains(LAW.a)
+    assert 48 <= held <= 59
 
 
 def test_counting_without_the_head_and_waiting_both_steepen_the_line(arms: dict[str, list[Curve]]) -> None:
@@ -99,13 +102,71 @@ def test_an_unknown_grid_is_refused_by_name() -> None:
         frontier.arm_curves("isoflops")
 
 
-def test_the_sweep_has_every_arm_of_the_chain_with_bracketed_budgets() -> None:
-    """On the recorded sweep: each step of the chain gives a slope."""
-    steps = chain(n_draws=100)
+@pytest.mark.parametrize("arm", sorted(frontier.DECAYED))
+def test_where_the_rate_decays_only_ends_of_runs_count(arm: str) -> None:
+    """A budget between those that were run finds no loss, though curves pass it."""
+    curves = frontier.arm_curves(arm)
+    assert np.isfinite(losses_at(curves, 1e12, "all", ends=True)).sum() >= 5
+    assert np.isnan(losses_at(curves, 1.7e12, "all", ends=True)).all()
+
+
+def test_the_sweep_gives_the_chain_and_it_moves_in_kaplans_direction() -> None:
+    """The finding: run and counted as Kaplan did the exponent is larger, by more than the draws allow for."""
+    steps = chain(n_draws=1000)
     assert [step.step for step in steps] == list(CHAIN)
     for step in steps:
         assert len(step.flops) >= 3, step.step.name
-        assert math.isfinite(step.a)
+        assert step.flops.max() < 1.05 * frontier.LARGEST_OF_ALL
+    moved, joint = difference(steps[-1], steps[0])
+    assert moved > 0
+    assert joint.low > 0
+
+
+@pytest.mark.parametrize("near", [5.0, 8.0])
+@pytest.mark.parametrize("in_common", [0.0, 0.8])
+def test_the_finding_hangs_on_no_choice_of_ours(
+    monkeypatch: pytest.MonkeyPatch, near: float, in_common: float
+) -> None:
+    """Other windows of sizes for the parabola, and other shares of luck that arms have in common."""
+    monkeypatch.setattr(frontier, "NEAR", near)
+    monkeypatch.setattr(frontier, "IN_COMMON", in_common)
+    steps = chain([CHAIN[0], CHAIN[-1]], n_draws=500)
+    assert difference(steps[1], steps[0])[1].low > 0
+
+
+def test_the_finding_stands_where_curves_are_read_at_the_planned_budgets_alone() -> None:
+    steps = chain([CHAIN[0], CHAIN[-1]], n_draws=500, budgets=frontier._budgets(ends=True))
+    assert difference(steps[1], steps[0])[1].low > 0
+
+
+def test_errors_of_arms_have_that_in_common_which_their_residuals_have() -> None:
+    found: dict[tuple[str, float, int], float] = {}
+    arms_run = ("one-rate-long-warmup", "one-rate", "one-rate-decay", "isoflop")
+    for arm in arms_run:
+        curves, ends = frontier.arm_curves(arm), arm in frontier.DECAYED
+        for valley in frontier._valleys(curves, frontier._budgets(ends=True), "all", ends=ends):
+            for index, residual in zip(valley.used, valley.residuals, strict=True):
+                found[arm, valley.flops, curves[index].n_params] = residual
+    correlations = []
+    for place, one in enumerate(arms_run):
+        for other in arms_run[:place]:
+            where = [key[1:] for key in found if key[0] == one and (other, *key[1:]) in found]
+            pairs = [[found[(arm, *at)] for at in where] for arm in (one, other)]
+            correlations.append(np.corrcoef(pairs)[0, 1])
+    assert np.mean(correlations) == pytest.approx(frontier.IN_COMMON, abs=0.2)
+
+
+def test_more_budgets_in_the_record_leave_the_chain_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last step is compared over the budgets that every arm has."""
+    runs = frontier.packages_runs("isoflop")
+    before = chain([CHAIN[-1]], n_draws=50)[0]
+    top = max(run.n_tokens * run.n_params for run in runs)
+    big = [run for run in runs if run.n_tokens * run.n_params > 0.8 * top]
+    more = [dataclasses.replace(run, run_id=f"{run.run_id}-more", n_tokens=20 * run.n_tokens) for run in big]
+    monkeypatch.setattr(frontier, "packages_runs", lambda arm: [*runs, *more])
+    after = chain([CHAIN[-1]], n_draws=50)[0]
+    assert after.a == before.a
+    assert after.flops.tolist() == before.flops.tolist()
 
 
 # The record of the re-analysis.

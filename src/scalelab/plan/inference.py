@@ -202,7 +202,7 @@ def plan_serving(
     if served:
         if slope(LARGEST_SHARE) > 0:
             raise BudgetError(
-                f"prompt_tokens={prompt_tokens:g}, output_tokens={output_tokens:g} are too many: the cheapest "
+                f"prompt_tokens={prompt_tokens:g}, output_tokens={output_tokens:g}: too many, the cheapest "
                 f"model is so near the smallest that reaches {target:g} that its training text has no end"
             )
         share = float(brentq(slope, chinchilla, LARGEST_SHARE, xtol=1e-16, rtol=1e-14, maxiter=500))

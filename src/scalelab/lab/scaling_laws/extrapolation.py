@@ -1,11 +1,9 @@
 """How far may one extrapolate? Ways to foretell a larger run, each tried on budgets that it was not shown.
 
-A *way* is shown runs of IsoFLOP budgets and names a loss for one larger run. `try_ways` cuts the record
-below each
-budget in turn and keeps every error; `foretell` takes the way whose errors were smallest, and an interval
-that
-is the wider of two: what a bootstrap of the fit says, and what the errors say. Errors are ln(foretold /
-measured).
+A *way* is shown runs of IsoFLOP budgets and names a loss for one larger run. `try_ways` cuts the record below
+each budget in turn and keeps every error, ln(foretold / measured). `foretell` takes the way whose errors were
+smallest, with the wider of two intervals: what a bootstrap of the fit says, and what the errors say. `play`
+does so with less than is known, so that the bet can be scored at once.
 
 No torch here. Taught in book/scaling-laws/planning.md.
 """
@@ -149,9 +147,8 @@ class Try:
     """One way, shown the budgets up to a cut, on one larger run.
 
     Attributes:
-        way: its name. cut, budget: FLOPs shown and of the run. n_params: of the run, the nearest that
-            there is to
-            the size that the shown valleys call for.
+        way: its name. cut, budget: FLOPs shown and of the run.
+        n_params: of the run, the nearest that there is to the size that the shown valleys call for.
         foretold, measured: losses, nats per token.
     """
 
@@ -233,7 +230,8 @@ class Foretold:
 
     Attributes:
         way: it was foretold by. loss: nats per token. low, high: of the 90 % interval for this one run.
-        by_bootstrap, by_errors: the two intervals that it covers. n_errors: errors that the second rests on.
+        by_bootstrap, by_errors: the two intervals that it covers.
+        rms, n_errors: the errors that the second rests on: their root mean square, and how many.
     """
 
     way: str
@@ -242,11 +240,17 @@ class Foretold:
     high: float
     by_bootstrap: tuple[float, float]
     by_errors: tuple[float, float]
+    rms: float
     n_errors: int
 
 
-def foretell(runs: Budgets, n_params: float, n_tokens: float, *, level: float = LEVEL) -> Foretold:
+def foretell(
+    runs: Budgets, n_params: float, n_tokens: float, *, level: float = LEVEL, n_draws: int = 400
+) -> Foretold:
     """The loss of one larger run, by the way that foretold these runs' own larger budgets best.
+
+    Args:
+        level: of the interval. n_draws: of the bootstrap.
 
     Raises:
         FitError: too few budgets to try a way on any.
@@ -259,7 +263,7 @@ def foretell(runs: Budgets, n_params: float, n_tokens: float, *, level: float = 
     spread, count = rms_error(tries, way)
     half = float(student.ppf(0.5 + level / 2, count)) * spread
     by_errors = loss * math.exp(-half), loss * math.exp(half)
-    by_bootstrap = _bootstrap(runs, way, loss, n_params, n_tokens, level)
+    by_bootstrap = _bootstrap(runs, way, loss, n_params, n_tokens, level, n_draws)
     return Foretold(
         way=way,
         loss=loss,
@@ -267,12 +271,65 @@ def foretell(runs: Budgets, n_params: float, n_tokens: float, *, level: float = 
         high=max(by_errors[1], by_bootstrap[1]),
         by_bootstrap=by_bootstrap,
         by_errors=by_errors,
+        rms=spread,
         n_errors=count,
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Played:
+    """The rule with less than is known: shown budgets up to a cut, it bets on a run that is in the record.
+
+    Attributes:
+        cut, budget: FLOPs shown and of the run. wanted: parameters that the shown valleys call for there.
+        n_params: of the run, the nearest to that. foretold: the bet. measured: nats per token.
+    """
+
+    cut: float
+    budget: float
+    wanted: float
+    n_params: float
+    foretold: Foretold
+    measured: float
+
+    @property
+    def inside(self) -> bool:
+        """Whether the run lies in the bet's interval."""
+        return self.foretold.low <= self.measured <= self.foretold.high
+
+    @property
+    def error(self) -> float:
+        """ln(foretold / measured)."""
+        return math.log(self.foretold.loss / self.measured)
+
+
+def play(runs: Budgets, cut: float, budget: float, *, n_draws: int = 400) -> Played:
+    """`foretell` for the run of a budget, shown only budgets up to a cut; nothing above it is looked at.
+
+    Raises:
+        LabError: no such budget among the runs, or it is within the cut.
+        FitError: too few budgets up to the cut.
+    """
+    at = min(runs.values, key=lambda value: abs(math.log(value / budget)))
+    if not 1 / SAME_BUDGET < at / budget < SAME_BUDGET or at < SAME_BUDGET * cut:
+        raise LabError(f"no runs of {budget:.3g} FLOPs above the cut of {cut:.3g}: there are "
+                       + ", ".join(f"{value:.3g}" for value in runs.values))  # fmt: skip
+    shown = runs.up_to(cut)
+    wanted = float(shown.valleys().n_law(at))
+    row = _nearest(runs, at, wanted)
+    n_params, n_tokens = float(runs.n_params[row]), float(runs.n_tokens[row])
+    return Played(
+        cut=cut,
+        budget=at,
+        wanted=wanted,
+        n_params=n_params,
+        foretold=foretell(shown, n_params, n_tokens, n_draws=n_draws),
+        measured=float(runs.loss[row]),
+    )
+
+
 def _bootstrap(
-    runs: Budgets, way: str, loss: float, n_params: float, n_tokens: float, level: float, n_draws: int = 400
+    runs: Budgets, way: str, loss: float, n_params: float, n_tokens: float, level: float, n_draws: int
 ) -> tuple[float, float]:
     """Every loss drawn anew about its valley, the way shown the drawn runs, one run's noise added."""
     fit = runs.valleys()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from scalelab.lab import plots
 from scalelab.lab.scaling_laws.frontier import Frontier, SweepRuns
@@ -34,10 +35,18 @@ def draw_valleys(runs: SweepRuns, fit: IsoflopFit, *, title: str) -> tuple[Figur
             axes.plot([vertex.n_params], [vertex.loss], "*", color=plots.INK, markersize=11, zorder=3)
         last = int(np.argmax(n))
         axes.annotate(
-            f"{vertex.flops:.2g} FLOPs", (n[last], loss[last]), xytext=(6, 0), textcoords="offset points",
-            va="center", fontsize=9, color=colour, fontweight="bold", annotation_clip=False,
+            f"{budget_text(vertex.flops)} FLOPs", (n[last], loss[last]), xytext=(6, 0),
+            textcoords="offset points", va="center", fontsize=9, color=colour, fontweight="bold",
         )  # fmt: skip
+    axes.set_xlim(None, 2.6 * runs.n_params.max())  # room for the names
     return figure, axes
+
+
+def budget_text(flops: float) -> str:
+    """A budget with its power of ten written out, such as 3.2·10¹²."""
+    mantissa, exponent = f"{flops:.1e}".split("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{raised}" if mantissa == "1.0" else f"{mantissa}·10{raised}"
 
 
 def draw_estimates(
@@ -96,15 +105,22 @@ def draw_landscape(record: Mapping[str, Any], stops: Mapping[str, Any], *, title
 
 
 def draw_chain(steps: Sequence[Frontier], *, title: str) -> tuple[Figure, Axes]:
-    """Best size over budget for each step, with its line."""
+    """Tokens per parameter at the best size over budget, for each step as it counts them, with its line.
+
+    D/N = C / (6 N^2) goes as C^(1 - 2a): level where a is one half, falling where it is more.
+    """
     figure, axes = plots.new(
-        title, "budget, FLOPs as the step counts them", "best size, as it counts it", log_x=True, log_y=True
-    )
+        title, "budget, FLOPs as the step counts them", "tokens per parameter at the best size",
+        log_x=True, log_y=True, height=4.2,
+    )  # fmt: skip
     for index, step in enumerate(steps):
         colour = plots.COLOURS[index % len(plots.COLOURS)]
-        axes.plot(step.flops, step.n_opt, "o", color=colour)
-        level = np.log(step.n_opt).mean() - step.a * np.log(step.flops).mean()
-        axes.plot(step.flops, np.exp(level + step.a * np.log(step.flops)), color=colour, alpha=0.7,
+        axes.plot(step.flops, step.flops / 6 / step.n_opt**2, "o", color=colour)
+        line = np.array([step.size_at(flops) for flops in step.flops])
+        axes.plot(step.flops, step.flops / 6 / line**2, color=colour, alpha=0.7,
                   label=f"{step.step.name}: {step.a:.2f}")  # fmt: skip
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False, fontsize=9, title="exponent a", title_fontsize=9)
     return figure, axes

@@ -56,7 +56,7 @@ MISTAKES = (
         name="mean instead of sum",
         faults={"over": "mean"},
         message="The mean over runs is handed back. Its minimum is the same, and an optimiser with an "
-        "absolute tolerance stops far before it: this is how the published parameters came about.",
+        "absolute tolerance stops far before it.",
     ),
     Mistake(
         name="residual of the loss, not of its logarithm",

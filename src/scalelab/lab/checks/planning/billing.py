@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from scalelab.lab.checks.answers import as_numbers, as_tuple, call
+from scalelab.lab.checks.answers import call
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
-from scalelab.lab.checks.planning.common import case_of
+from scalelab.lab.checks.planning.common import case_of, observe_parts
 
 PARTS = ("gpu_hours", "money", "kwh", "kg")
 
@@ -38,7 +38,7 @@ def training_bill(
 
 def _build(
     *, per_token: float = 6.0, rate: str = "peak times mfu", seconds: float = 3600.0, building: int = 1,
-    kilo: float = 1000.0, carbon: str = "energy from the grid",
+    kilo: float = 1000.0, carbon: str = "energy from the grid", money: str = "hours", unit: float = 1.0,
 ) -> Answer:  # fmt: skip
     """The bill with the given faults; without any, the right one."""
 
@@ -46,16 +46,16 @@ def _build(
         n_params: float, n_tokens: float, peak: float, mfu: float, price: float, watts: float, pue: float,
         grid: float,
     ) -> tuple[float, float, float, float]:  # fmt: skip
-        speed = {"peak times mfu": peak * mfu, "peak": peak, "peak over mfu": peak / mfu}[rate]
+        speed = {
+            "peak times mfu": peak * mfu, "peak": peak, "peak over mfu": peak / mfu,
+            "per cent": peak * mfu / 100,
+        }[rate]  # fmt: skip
         gpu_hours = per_token * n_params * n_tokens / speed / seconds
         computers = gpu_hours * watts / kilo
         kwh = computers * pue**building
-        return (
-            gpu_hours,
-            gpu_hours * price,
-            kwh,
-            (kwh if carbon == "energy from the grid" else computers) * grid,
-        )
+        emits = {"energy from the grid": kwh, "computers": computers, "hours": gpu_hours, "twice": kwh * pue}
+        priced = gpu_hours if money == "hours" else kwh
+        return gpu_hours, priced * price, kwh, emits[carbon] * grid * unit
 
     return answer
 
@@ -64,9 +64,8 @@ MISTAKES = (
     Mistake(
         name="ND without the 6",
         faults={"per_token": 1.0},
-        message="N D counts parameters times tokens. Each pair costs about six FLOPs in training: two "
-        "on the way "
-        "forward, four on the way back.",
+        message="N D counts parameters times tokens. Each pair costs about six FLOPs in training: two on "
+        "the way forward, four on the way back.",
     ),
     Mistake(
         name="the forward pass alone",
@@ -82,8 +81,7 @@ MISTAKES = (
         name="multiplied by the utilisation",
         faults={"rate": "peak over mfu"},
         message="A lower utilisation made the run shorter. The speed is peak times mfu, and the time is "
-        "FLOPs over "
-        "the speed.",
+        "FLOPs over the speed.",
     ),
     Mistake(
         name="seconds taken for hours",
@@ -108,17 +106,61 @@ MISTAKES = (
     Mistake(
         name="carbon of the computers alone",
         faults={"carbon": "computers"},
-        message="The energy is right, and the carbon is computed from the computers' share of it. The "
-        "grid burns "
-        "for the building too.",
+        message="The energy is right, and the carbon is computed from the computers' share of it. The grid "
+        "burns for the building too.",
+    ),
+    Mistake(
+        name="minutes taken for hours",
+        faults={"seconds": 60.0},
+        message="Divided by 60 these are minutes. An hour has 3,600 seconds.",
+    ),
+    Mistake(
+        name="days taken for hours",
+        faults={"seconds": 86_400.0},
+        message="Divided by 86,400 these are days of one GPU. An hour has 3,600 seconds.",
+    ),
+    Mistake(
+        name="the utilisation taken for per cent",
+        faults={"rate": "per cent"},
+        message="mfu is a share already: 0.4 is 40 %. It is not divided by 100.",
+    ),
+    Mistake(
+        name="divided by the building",
+        faults={"building": -1},
+        message="The energy is divided by PUE. The building takes more than the computers: times PUE.",
+    ),
+    Mistake(
+        name="a price for energy",
+        faults={"money": "kWh"},
+        message="The price is multiplied with the energy. It is for an hour of one GPU, current included.",
+    ),
+    Mistake(
+        name="carbon of hours",
+        faults={"carbon": "hours"},
+        message="The grid's carbon is multiplied with hours. It is kg for each kWh.",
+    ),
+    Mistake(
+        name="the building counted again in the carbon",
+        faults={"carbon": "twice"},
+        message="The energy holds PUE already; the carbon takes it a second time.",
+    ),
+    Mistake(
+        name="tonnes for kilograms",
+        faults={"unit": 1e-3},
+        message="The last figure is in tonnes. Asked are kg, and grid is in kg for each kWh.",
+    ),
+    Mistake(
+        name="grams for kilograms",
+        faults={"unit": 1e3},
+        message="The last figure is in grams. Asked are kg, and grid is in kg for each kWh already.",
     ),
 )
 
 HINTS = (
     "Four steps: FLOPs, then seconds and hours, then energy, then carbon. Write the unit beside each.",
     "Hours are 6 N D / (peak · mfu) / 3600. Energy in kWh is hours · watts / 1000 · pue.",
-    "h = 6 * n_params * n_tokens / (peak * mfu) / 3600; e = h * watts / 1000 * pue; return h, h * "
-    "price, e, e * grid.",
+    "h = 6 * n_params * n_tokens / (peak * mfu) / 3600; e = h * watts / 1000 * pue; return h, h * price, "
+    "e, e * grid.",
 )
 
 
@@ -135,8 +177,7 @@ def _draw_cases(rng: np.random.Generator) -> tuple[Case, ...]:
 
 def _observe(answer: Answer, case: Case) -> Observation:
     args, _ = case.make()
-    parts = as_tuple(call(answer, *args), PARTS)
-    return {name: as_numbers(part, name) for name, part in zip(PARTS, parts, strict=True)}
+    return observe_parts(call(answer, *args), PARTS)
 
 
 EXERCISE = Exercise(

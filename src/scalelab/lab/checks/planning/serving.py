@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from scalelab.lab.checks.answers import as_numbers, as_tuple, call
+from scalelab.lab.checks.answers import call
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
-from scalelab.lab.checks.planning.common import case_of
+from scalelab.lab.checks.planning.common import case_of, observe_parts
 from scalelab.laws import ChinchillaLaw
 
 PARTS = ("n_tokens", "flops")
@@ -30,15 +30,23 @@ def lifetime_flops(law: Any, loss: float, n_params: float, served: float) -> tup
 
 def _build(
     *, serve: float = 2.0, tokens: str = "to the loss", floor: bool = True, size: bool = True,
-    power: str = "1/beta", train: float = 6.0,
+    power: str = "1/beta", train: float = 6.0, upside_down: bool = False, order: str = "tokens first",
 ) -> Answer:  # fmt: skip
     """The cost with the given faults; without any, the right one."""
 
     def answer(law: Any, loss: float, n_params: float, served: float) -> tuple[float, float]:
         gap = loss - (law.E if floor else 0.0) - (law.A / n_params**law.alpha if size else 0.0)
         exponent = {"1/beta": 1 / law.beta, "beta": law.beta, "1/alpha": 1 / law.alpha}[power]
-        n_tokens = 20 * n_params if tokens == "20 a parameter" else (law.B / gap) ** exponent
-        return float(n_tokens), float(train * n_params * n_tokens + serve * n_params * served)
+        least = law.flops_for(loss)
+        n_tokens = {
+            "to the loss": (gap / law.B if upside_down else law.B / gap) ** exponent,
+            "20 a parameter": 20 * n_params,
+            "the optimum's": law.optimal(least).n_tokens,
+            "the optimum's compute": least / (6 * n_params),
+        }[tokens]
+        flops = train * n_params * n_tokens + serve * n_params * served
+        parts = float(n_tokens), float(flops)
+        return parts if order == "tokens first" else parts[::-1]
 
     return answer
 
@@ -47,7 +55,7 @@ MISTAKES = (
     Mistake(
         name="serving forgotten",
         faults={"serve": 0.0},
-        message="Only the training is counted. Each token that is served costs about 2 N FLOPs.",
+        message="Only the training counts. Each token that is served costs about 2 N FLOPs, the N included.",
     ),
     Mistake(
         name="serving at the price of training",
@@ -63,8 +71,7 @@ MISTAKES = (
         name="20 tokens a parameter",
         faults={"tokens": "20 a parameter"},
         message="Every size gets 20 tokens a parameter, and so every size ends at another loss. Compare "
-        "models of the "
-        "*same* loss: solve L(N, D) = loss for D.",
+        "models of the *same* loss: solve L(N, D) = loss for D.",
     ),
     Mistake(
         name="the floor forgotten",
@@ -86,14 +93,40 @@ MISTAKES = (
         faults={"power": "1/alpha"},
         message="The exponent of data is beta; alpha belongs to the size.",
     ),
+    Mistake(
+        name="the fraction upside down",
+        faults={"upside_down": True},
+        message="Less than one token comes out. B / D^beta = rest gives D^beta = B / rest, not rest / B.",
+    ),
+    Mistake(
+        name="one FLOP for a multiply and an add",
+        faults={"serve": 1.0},
+        message="A served token is charged N FLOPs. Each parameter multiplies and adds: 2 N.",
+    ),
+    Mistake(
+        name="the optimum's tokens",
+        faults={"tokens": "the optimum's"},
+        message="Every size reads as many tokens as the compute-optimal model, and a smaller one then "
+        "stays above the loss. Solve L(N, D) = loss for this N.",
+    ),
+    Mistake(
+        name="the optimum's compute",
+        faults={"tokens": "the optimum's compute"},
+        message="Every size is trained with the optimum's FLOPs, D = C / 6N. Off the optimum that does not "
+        "reach the loss: solve L(N, D) = loss for D.",
+    ),
+    Mistake(
+        name="the parts exchanged",
+        faults={"order": "FLOPs first"},
+        message="The FLOPs stand first. Asked is (training tokens, FLOPs).",
+    ),
 )
 
 HINTS = (
     "Which D brings this N to the loss? Then two costs: training once, serving for life.",
     "B / D^beta = loss - E - A / N^alpha. Training is 6 N D, serving 2 N for each token.",
-    "D = (law.B / (loss - law.E - law.A / n_params**law.alpha)) ** (1 / law.beta); return D, 6 * "
-    "n_params * D + "
-    "2 * n_params * served.",
+    "D = (law.B / (loss - law.E - law.A / n_params**law.alpha)) ** (1 / law.beta); return D, 6 * n_params "
+    "* D + 2 * n_params * served.",
 )
 
 
@@ -115,8 +148,7 @@ def _draw_cases(rng: np.random.Generator) -> tuple[Case, ...]:
 def _observe(answer: Answer, case: Case) -> Observation:
     args, _ = case.make()
     with np.errstate(all="ignore"):
-        parts = as_tuple(call(answer, *args), PARTS)
-    return {name: as_numbers(part, name) for name, part in zip(PARTS, parts, strict=True)}
+        return observe_parts(call(answer, *args), PARTS)
 
 
 EXERCISE = Exercise(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from scalelab.lab.checks.answers import Numbers, as_numbers, call
+from scalelab.lab.checks.answers import Numbers, Rejected, as_numbers, call
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
 
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -36,10 +36,15 @@ def _build(*, which: str = "largest sizes", fitted: str = "rest", measure: str =
 
     def answer(scale: np.ndarray, loss: np.ndarray, fit: Fit, n_sizes: int) -> float:
         held = _held(scale, loss, n_sizes, which)
-        seen = np.ones_like(held) if fitted == "all" else ~held
-        predict = fit(scale[seen], loss[seen])
-        judged = seen if fitted == "judged in sample" else held
-        error = predict(scale[judged]) - loss[judged]
+        seen = np.ones_like(held) if fitted in ("all", "nothing held out") else ~held
+        judged = seen if fitted in ("judged in sample", "nothing held out") else held
+        foretold = fit(scale[seen], loss[seen])(scale)
+        if fitted == "in turn":
+            judged = np.ones_like(held)
+            for size in np.unique(scale):
+                rest = scale != size
+                foretold[~rest] = fit(scale[rest], loss[rest])(scale[~rest])
+        error = foretold[judged] - loss[judged]
         squares = float(np.mean(error**2))
         spread = float(np.mean((loss[judged] - loss[judged].mean()) ** 2))
         return float(
@@ -48,6 +53,8 @@ def _build(*, which: str = "largest sizes", fitted: str = "rest", measure: str =
                 "r2": 1 - squares / spread,
                 "mse": squares,
                 "bias": float(np.mean(error)),
+                "absolute": float(np.mean(np.abs(error))),
+                "log": float(np.sqrt(np.mean(np.log(foretold[judged] / loss[judged]) ** 2))),
             }[measure]
         )
 
@@ -62,6 +69,8 @@ def _held(scale: np.ndarray, loss: np.ndarray, n_sizes: int, which: str) -> np.n
         held[np.random.default_rng(0).permutation(n_runs)[:n_held]] = True
     elif which == "largest runs":
         held[np.argsort(scale, kind="stable")[-n_sizes:]] = True
+    elif which == "other seeds":  # as an unstable sort may order the runs of one size
+        held[n_runs - 1 - np.argsort(scale[::-1], kind="stable")[-n_sizes:]] = True
     elif which == "smallest sizes":
         held = scale <= sizes[n_sizes - 1]
     elif which == "above":  # > instead of >=: a size too few
@@ -72,8 +81,10 @@ def _held(scale: np.ndarray, loss: np.ndarray, n_sizes: int, which: str) -> np.n
 
 
 SEEN = ("largest sizes in the fit", "smaller sizes left out of the fit", "held-out runs between fitted ones")
+N_SEEN = "runs of the largest sizes in the fit"
+ALONE = {"which": "largest sizes", "fitted": "rest", "measure": "rmse"}  # no other mistake goes with it
 
-# The last one is known by what the fit was shown alone, so it comes after those known by their numbers too.
+# The last two are known by what the fit was shown alone, so they come after those known by their numbers too.
 MISTAKES = (
     Mistake(
         name="the largest runs seen by the fit",
@@ -86,18 +97,28 @@ MISTAKES = (
         message="The error is that of the runs which were fitted. Predict the held-out ones.",
     ),
     Mistake(
+        name="nothing held out",
+        faults={"fitted": "nothing held out"},
+        message="All runs are fitted, and all are judged: this says how well the form bends to runs that it "
+        "has seen. Hold the largest sizes out.",
+    ),
+    Mistake(
+        name="each size held out in turn",
+        faults={**ALONE, "fitted": "in turn"},
+        message="Each size is left out once, and most of them lie *between* those that are fitted, where "
+        "every smooth curve passes. A law is used beyond its runs: hold out the largest sizes alone.",
+    ),
+    Mistake(
         name="judged by R²",
         faults={"measure": "r2"},
         message="This is R². It compares errors with the spread of the losses, so it is near 1 for any "
-        "falling "
-        "curve, and of runs that hardly differ it means nothing. Asked is the error in nats.",
+        "falling curve, and of runs that hardly differ it means nothing. Asked is the error in nats.",
     ),
     Mistake(
         name="runs counted, not sizes",
         faults={"which": "largest runs"},
         message="The last n_sizes *runs* are held out: other seeds of the same size stay in the fit, and "
-        "tell it "
-        "the answer. Hold out whole sizes.",
+        "tell it the answer. Hold out whole sizes.",
     ),
     Mistake(
         name="the smallest sizes held out",
@@ -120,12 +141,30 @@ MISTAKES = (
         message="The mean error is returned, in which misses upwards and downwards cancel. Square first.",
     ),
     Mistake(
+        name="absolute errors",
+        faults={"measure": "absolute"},
+        message="The mean of the absolute errors is returned. It says nearly the same, but asked is the root "
+        "of the mean square, to which a large miss counts for more.",
+    ),
+    Mistake(
+        name="errors of logarithms",
+        faults={"measure": "log"},
+        message="These are errors of ln loss, shares of it. Asked are nats: subtract losses, not logarithms.",
+    ),
+    Mistake(
+        name="some seeds of a size held out, others fitted",
+        faults={**ALONE, "which": "other seeds"},
+        seen_in=(*SEEN, N_SEEN),
+        message="Only n_sizes *runs* are held out: other seeds of the same size stay in the fit, and tell it "
+        "the answer. Hold out whole sizes.",
+    ),
+    Mistake(
         name="random hold-out",
-        faults={"which": "random", "fitted": "rest", "measure": "rmse"},  # no other mistake goes with it
+        faults={**ALONE, "which": "random"},
         seen_in=SEEN,
         message="Runs are held out at random, or by their place in the table: they lie *between* those of "
-        "the fit, where every smooth curve "
-        "passes. What is asked is how a form does beyond its runs: hold out the largest sizes.",
+        "the fit, where every smooth curve passes. What is asked is how a form does beyond its runs: hold "
+        "out the largest sizes.",
     ),
 )
 
@@ -165,7 +204,7 @@ def _draw_cases(rng: np.random.Generator) -> tuple[Case, ...]:
 
 
 def _observe(answer: Answer, case: Case) -> Observation:
-    """The error, and what the fit was shown: 1 where any of those runs was, or was not."""
+    """The error, and what the fit was shown: 1 where any of those runs was, or was not; and how many."""
     (scale, loss, given, n_sizes), _ = case.make()
     fit: Fit = given
     shown: list[float] = []
@@ -175,13 +214,16 @@ def _observe(answer: Answer, case: Case) -> Observation:
         return fit(x, y)
 
     value = call(answer, scale, loss, watched, n_sizes)
+    if not shown:
+        raise Rejected("never calls the fit that it is handed", name="fit not called")
     large = scale >= np.unique(scale)[-n_sizes]
     missing = [x for x in np.unique(scale) if shown.count(x) < np.sum(scale == x)]
-    between = any(min(shown, default=np.inf) < x < max(shown, default=0) for x in missing)
+    between = any(min(shown) < x < max(shown) for x in missing)
     return {
         SEEN[0]: Numbers(np.array(float(_n_shown(shown, scale[large]) > 0))),
         SEEN[1]: Numbers(np.array(float(_n_shown(shown, scale[~large]) < np.sum(~large)))),
         SEEN[2]: Numbers(np.array(float(between))),
+        N_SEEN: Numbers(np.array(float(_n_shown(shown, scale[large])))),
         "the error": as_numbers(value, "the error"),
     }
 

@@ -14,7 +14,7 @@ import numpy as np
 from scalelab.lab.checks.answers import Numbers, Rejected, as_numbers, call
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
 
-N_CALLS = 60
+N_CALLS = 40
 
 
 def draw_sizes(scale: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -29,16 +29,19 @@ def draw_sizes(scale: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _build(
-    *, drawn: str = "sizes", seeds: str = "all", replace: bool = True, fresh: bool = True, fewer: int = 0
-) -> Answer:
+    *, drawn: str = "sizes", seeds: str = "all", replace: bool = True, rng_of: str = "caller",
+    number: str = "sizes",
+) -> Answer:  # fmt: skip
     """The draw with the given faults; without any, the right one."""
 
     def answer(scale: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        rng = rng if fresh else np.random.default_rng(0)
+        if rng_of != "caller":
+            rng = np.random.default_rng(0 if rng_of == "fixed" else None)
         if drawn == "runs":
             return np.asarray(rng.choice(len(scale), size=len(scale), replace=replace))
         sizes = np.unique(scale)
-        chosen = rng.choice(sizes, size=len(sizes) - fewer, replace=replace)
+        n_drawn = {"sizes": len(sizes), "one fewer": len(sizes) - 1, "runs": len(scale)}[number]
+        chosen = rng.choice(sizes, size=n_drawn, replace=replace)
         rows = [np.flatnonzero(scale == size) for size in chosen]
         if seeds == "one":
             rows = [rng.choice(of_size, size=1) for of_size in rows]
@@ -55,17 +58,16 @@ PARTS = (
     "each size with all of its seeds",
     "some size comes twice",
     "draws differ",
+    "the same rng gives the same draw",
 )
 
 MISTAKES = (
     Mistake(
         name="seeds resampled as if they were sizes",
         faults={"drawn": "runs"},
-        message="Single runs are drawn. The seeds of one size share what is wrong with that size (its "
-        "rate, its "
-        "shape): ten seeds of five sizes are five witnesses, not fifty, and intervals come out too "
-        "narrow. Draw "
-        "sizes, each with all of its seeds.",
+        message="Single runs are drawn. The seeds of one size share what is wrong with that size (its rate, "
+        "its shape): ten seeds of five sizes are five witnesses, not fifty, and intervals come out too "
+        "narrow. Draw sizes, each with all of its seeds.",
     ),
     Mistake(
         name="one seed of each size",
@@ -80,28 +82,38 @@ MISTAKES = (
     ),
     Mistake(
         name="without replacement",
-        faults={"replace": False},
+        faults={"replace": False, "number": "sizes"},
         message="Every size comes exactly once: this is the same experiment in another order, and every "
-        "refit "
-        "gives the same law. Draw with replacement.",
+        "refit gives the same law. Draw with replacement.",
     ),
     Mistake(
         name="the same draw every time",
-        faults={"fresh": False},
+        faults={"rng_of": "fixed"},
         message="Every call gives the same runs: a generator is made inside. Use the rng that is handed in.",
     ),
     Mistake(
+        name="a generator of its own",
+        faults={"rng_of": "own"},
+        message="The same rng gives another draw each time, so chance comes from elsewhere (np.random, or a "
+        "generator made inside), and nobody can repeat the interval. Use the rng that is handed in.",
+    ),
+    Mistake(
         name="a size too few",
-        faults={"fewer": 1},
+        faults={"number": "one fewer"},
         message="One size too few is drawn. An interval is about an experiment of as many sizes as were run.",
+    ),
+    Mistake(
+        name="as many sizes as runs",
+        faults={"number": "runs"},
+        message="As many sizes are drawn as there are runs, each with all its seeds: an experiment several "
+        "times as large as yours, and intervals too narrow. Draw as many sizes as there are sizes.",
     ),
 )
 
 HINTS = (
     "What was chosen independently of what: runs, or sizes? Draw that.",
     "sizes = np.unique(scale); rng.choice(sizes, size=len(sizes)) draws with replacement; for each drawn "
-    "size "
-    "take all indices with that scale.",
+    "size take all indices with that scale.",
     "np.concatenate([np.flatnonzero(scale == size) for size in rng.choice(sizes, size=len(sizes))]).",
 )
 
@@ -137,11 +149,20 @@ def _observe(answer: Answer, case: Case) -> Observation:
         all(np.all(part == part[:, :1]) for part in by_size),
         max(part.sum(axis=1).max() for part in by_size) > n_seeds,
         bool(np.any(counts != counts[0])),
+        _repeats(answer, case, draws[0]),
     )
     return {name: Numbers(np.array(float(value))) for name, value in zip(PARTS, values, strict=True)}
 
 
+def _repeats(answer: Answer, case: Case, first: np.ndarray) -> bool:
+    """Whether a generator in the same state gives the same draw."""
+    (scale, rng), _ = case.make()
+    return bool(np.array_equal(np.sort(_indices(call(answer, scale, rng), len(scale))), np.sort(first)))
+
+
 def _indices(value: Any, n_runs: int) -> np.ndarray:
+    if isinstance(value, list) and all(isinstance(i, int | np.integer) for i in value):
+        value = np.array(value, dtype=np.int64)  # an array can be asked with a list of whole numbers too
     numbers = as_numbers(value, "the indices").values
     if (
         numbers.ndim != 1
