@@ -134,7 +134,7 @@ def bet_numbers() -> dict[str, str]:
         "bet_times": f"{run['flops_6nd'] / CUT:.1f}",
         "bet_outcome": bet_sentences(foretold, outcome),
         "bet_verdict": bet_verdict(foretold, outcome),
-        "next_outcome": next_sentences(play_next()),
+        "next_outcome": next_sentences(play_next(n_draws=100)),
     }
 
 
@@ -164,12 +164,14 @@ def bet_verdict(foretold: dict[str, Any], outcome: dict[str, Any] | None) -> str
     narrow = (
         foretold["interval_by_bootstrap"][0] <= outcome["loss_nats"] <= foretold["interval_by_bootstrap"][1]
     )
-    boot = "would have held it too" if narrow else "would have missed it"
-    if outcome["inside"]:
-        return f"The bootstrap's narrower interval {boot}. One hit proves little: nine in ten should hit."
-    return (
-        f"The bootstrap's narrower interval {boot}. One in ten should miss; a second miss would be a verdict."
+    usual = foretold["rms_errors"][foretold["way"]]["rms"]
+    text = (
+        f"That is {abs(outcome['error_log']) / usual:.1f} times the usual error of the backtest. The bootstrap's "
+        f"interval, which knows nothing of the form, would have {'held it too' if narrow else 'missed it'}. "
     )
+    if outcome["inside"]:
+        return text + "One hit proves little: nine in ten should hit."
+    return text + "One in ten should miss; a second miss would be a verdict."
 
 
 def next_sentences(played: Played | None) -> str:
@@ -190,8 +192,8 @@ def next_sentences(played: Played | None) -> str:
         line = fit_power_line(*bottoms())
         n_runs = int(np.sum(np.abs(np.log(all_budgets().budget / played.budget)) < 0.05))
         text += (
-            f" The valley's bottom, which smooths {COUNTS[n_runs]} runs, lies at {bottom[0].loss:.3f} nats and "
-            f"{bottom[0].n_params / 1e3:.0f} thousand parameters; the curve says "
+            f" The valley's bottom, which smooths {COUNTS[n_runs]} runs, lies at {bottom[0].loss:.3f} nats "
+            f"and {bottom[0].n_params / 1e3:.0f} thousand parameters; the curve says "
             f"{float(line(played.budget)):.3f}."
         )
     return text
@@ -505,7 +507,7 @@ def figure_bet() -> None:
     axes.plot([BET] * 2, [low, high], color=plots.COLOURS[2], linewidth=5, alpha=0.6)
     axes.annotate("committed, 90 %", (BET, high), xytext=(0, 24), textcoords="offset points", ha="center",
                   fontsize=9, color=plots.COLOURS[2], fontweight="bold")  # fmt: skip
-    played = play_next()
+    played = play_next(n_draws=50)
     if played is not None:
         ring(axes, played.budget, played.measured, "next budget", (-8, 9))
     if outcome is not None:

@@ -89,12 +89,13 @@ MISTAKES = (
     Mistake(
         name="the same draw every time",
         faults={"rng_of": "fixed"},
-        message="Every call gives the same runs: a generator is made inside. Use the rng that is handed in.",
+        message="Every call gives the same runs: a generator is made inside, or np.random is asked, whose "
+        "state a check puts back. Use the rng that is handed in.",
     ),
     Mistake(
         name="a generator of its own",
         faults={"rng_of": "own"},
-        message="The same rng gives another draw each time, so chance comes from elsewhere (np.random, or a "
+        message="The same rng gives another draw each time, so chance comes from elsewhere (a "
         "generator made inside), and nobody can repeat the interval. Use the rng that is handed in.",
     ),
     Mistake(
