@@ -72,12 +72,11 @@ def bottoms() -> tuple[np.ndarray, np.ndarray]:
 
 
 def numbers() -> dict[str, str]:
-    """Every number that the chapter's prose takes from a formula, a fit or the record, ready to print."""
+    """What the chapter's prose takes from a formula, a fit or the record, but for `small_numbers`."""
     return {
         **way_numbers(),
         **bet_numbers(),
         **less_numbers(),
-        **small_numbers(),
         **bill_numbers(),
         **serving_numbers(),
         **repeat_numbers(),
@@ -134,7 +133,7 @@ def bet_numbers() -> dict[str, str]:
         "bet_times": f"{run['flops_6nd'] / CUT:.1f}",
         "bet_outcome": bet_sentences(foretold, outcome),
         "bet_verdict": bet_verdict(foretold, outcome),
-        "next_outcome": next_sentences(play_next(n_draws=100)),
+        "next_outcome": next_sentences(play_next(n_draws=50)),
     }
 
 
@@ -166,8 +165,9 @@ def bet_verdict(foretold: dict[str, Any], outcome: dict[str, Any] | None) -> str
     )
     usual = foretold["rms_errors"][foretold["way"]]["rms"]
     text = (
-        f"That is {abs(outcome['error_log']) / usual:.1f} times the usual error of the backtest. The bootstrap's "
-        f"interval, which knows nothing of the form, would have {'held it too' if narrow else 'missed it'}. "
+        f"That is {abs(outcome['error_log']) / usual:.1f} times the usual error of the backtest. The "
+        "bootstrap's interval, which knows nothing of the form, would have "
+        f"{'held it too' if narrow else 'missed it'}. "
     )
     if outcome["inside"]:
         return text + "One hit proves little: nine in ten should hit."
@@ -222,7 +222,7 @@ def less_numbers() -> dict[str, str]:
     """The rule, shown only budgets up to a tenth and up to a third of the largest shown."""
     found = {}
     for key, cut in (("tenth", 1e12), ("third", 3.2e12)):
-        one = play(record(), cut, CUT, n_draws=100)
+        one = play(record(), cut, CUT, n_draws=50)
         found |= {
             f"{key}_way": one.foretold.way,
             f"{key}_foretold": f"{one.foretold.loss:.2f}",
@@ -505,7 +505,7 @@ def figure_bet() -> None:
     foretold, outcome = recorded_bet()
     low, high = foretold["interval"]
     axes.plot([BET] * 2, [low, high], color=plots.COLOURS[2], linewidth=5, alpha=0.6)
-    axes.annotate("committed, 90 %", (BET, high), xytext=(0, 24), textcoords="offset points", ha="center",
+    axes.annotate("committed, 90 %", (BET, high), xytext=(0, 36), textcoords="offset points", ha="center",
                   fontsize=9, color=plots.COLOURS[2], fontweight="bold")  # fmt: skip
     played = play_next(n_draws=50)
     if played is not None:

@@ -15,6 +15,7 @@ from scalelab.lab.checks.answers import Numbers, Rejected, as_numbers, call
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
 
 N_CALLS = 40
+N_REPEATED = 8  # of few sizes one draw may come again by chance, so many do not
 
 
 def draw_sizes(scale: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -150,15 +151,16 @@ def _observe(answer: Answer, case: Case) -> Observation:
         all(np.all(part == part[:, :1]) for part in by_size),
         max(part.sum(axis=1).max() for part in by_size) > n_seeds,
         bool(np.any(counts != counts[0])),
-        _repeats(answer, case, draws[0]),
+        _repeats(answer, case, draws[:N_REPEATED]),
     )
     return {name: Numbers(np.array(float(value))) for name, value in zip(PARTS, values, strict=True)}
 
 
-def _repeats(answer: Answer, case: Case, first: np.ndarray) -> bool:
-    """Whether a generator in the same state gives the same draw."""
+def _repeats(answer: Answer, case: Case, first: list[np.ndarray]) -> bool:
+    """Whether a generator in the same state gives the same draws."""
     (scale, rng), _ = case.make()
-    return bool(np.array_equal(np.sort(_indices(call(answer, scale, rng), len(scale))), np.sort(first)))
+    again = [_indices(call(answer, scale.copy(), rng), len(scale)) for _ in first]
+    return all(np.array_equal(np.sort(one), np.sort(other)) for one, other in zip(first, again, strict=True))
 
 
 def _indices(value: Any, n_runs: int) -> np.ndarray:
