@@ -266,6 +266,7 @@ def kaplan_numbers() -> dict[str, str]:
         "kaplan_formula": f"{compute_exponent(alpha_N=0.076, alpha_B=0.21, alpha_S=0.76) / 0.076:.2f}",
         "kaplan_minimum": f"{KAPLAN_2020.a:.3f}",
         "kaplan_gopher": f"{KAPLAN_2020_FRONTIER.optimal(GOPHER_FLOPS).n_params / 1e12:.1f} trillion",
+        "kaplan_ratio": f"{KAPLAN_2020_FRONTIER.optimal(GOPHER_FLOPS).tokens_per_param:.2f}",
         "warmup_tokens": f"{warmup / 1e9:.2f} billion",
         "warmup_params": f"{warmup / 20 / 1e6:.0f} million",
         "small_share": f"{1 - seen(2, 128):.0%}",
