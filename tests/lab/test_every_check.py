@@ -45,6 +45,7 @@ BARS: Mapping[str, Bar] = {
     "transformers/block": Bar(6, 0.6, FOUR, range(8), ["should be"]),
     "transformers/architectures": Bar(6, 0.75, FOUR, range(8), ["should"]),
     "transformers/training": Bar(4, 0.9, FOUR, FOUR, ["should be"]),
+    "scaling-laws/capability": Bar(8, 0.6, FOUR, range(8), ["should"]),
     "scaling-laws/compute-optimal": Bar(7, 0.6, FOUR, range(8), ["should"]),
     "scaling-laws/planning": Bar(7, 0.6, FOUR, range(8), ["should"]),
     "scaling-laws/power-laws": Bar(6, 0.5, FOUR, range(8), ["should"]),

@@ -45,6 +45,7 @@ def _registry() -> dict[str, tuple[Exercise, ...]]:
         attention,
         basics,
         block,
+        capability,
         compute_optimal,
         inference,
         planning,
@@ -54,6 +55,7 @@ def _registry() -> dict[str, tuple[Exercise, ...]]:
     )
 
     return {
+        "scaling-laws/capability": capability.EXERCISES,
         "scaling-laws/compute-optimal": compute_optimal.EXERCISES,
         "scaling-laws/planning": planning.EXERCISES,
         "scaling-laws/power-laws": power_laws.EXERCISES,
