@@ -1,6 +1,6 @@
 """Held-out documents that stand in the training text, found by their stretches; the loss without them.
 
-Source: Brown et al. 2020, arXiv:2005.14165, appendix C (overlaps of 13 words). Taught in
+Source: Brown et al. 2020, arXiv:2005.14165, appendix C (overlaps of 8 to 13 words). Taught in
 book/scaling-laws/capability.md.
 """
 
