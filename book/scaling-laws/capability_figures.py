@@ -316,11 +316,21 @@ def figure_tasks() -> None:
     """Loss of each task over size at equal FLOPs."""
     n = table(record.recorded("compute"), None, "n_params").mean(axis=1)
     lines = {task: (n, at_compute(task, "nats").mean(axis=1)) for task in TASKS}
-    figure, _ = plots.curve(
+    figure, axes = plots.curve(
         lines, title="One budget, three tasks: each has its own range of sizes", xlabel="parameters",
-        ylabel="nats an answer token", log_x=True, log_y=True, references={"one of four": math.log(4)},
-        references_at="left",
+        ylabel="nats an answer token", log_x=True, log_y=True,
     )  # fmt: skip
+    axes.axhline(math.log(4), color=plots.GREY, linewidth=1.2, linestyle=(0, (5, 3)), zorder=1)
+    axes.annotate(
+        "one of four",
+        (n[3], math.log(4)),
+        xytext=(0, -4),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        color=plots.GREY,
+        fontsize=9,
+    )
     plots.show(figure, alt="Loss of three tasks over parameters at equal FLOPs.")
 
 
@@ -340,7 +350,7 @@ def figure_seeds() -> None:
             color=plots.COLOURS[1 if learned else 0],
             linewidth=2 if learned else 0.8,
         )
-    plots.reference(axes, math.log(4), "one of four")
+    plots.reference(axes, math.log(4), "one of four", at="left")
     axes.set_ylim(0, None)
     plots.show(figure, alt="Loss of recall during training for many seeds of one size.")
 
