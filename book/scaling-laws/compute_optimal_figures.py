@@ -452,7 +452,7 @@ def table_known() -> HTML:
              f"{best.n_params / 1e9:,.0f}", f"{best.tokens_per_param:.0f}", f"{above:.3f}",
              f"{wasted(n, d):.2f}"]
         )  # fmt: skip
-    head = ["", "N, billions", "D, trillions", "D/N", "C, FLOPs", "best N", "best D/N", "loss above best",
+    head = ["model", "N, billions", "D, trillions", "D/N", "C, FLOPs", "best N", "best D/N", "loss above best",
             "C over least C"]  # fmt: skip
     return table(head, rows)
 
@@ -466,7 +466,7 @@ def table_chain() -> HTML:
             moved, interval = difference(before, step)
             change = [signed(moved), ends(interval)]
         rows.append([step.step.name, f"{step.a:.2f}", ends(step.interval()), *change, f"{len(step.flops)}"])
-    return table(["", "a", "90 %", "moved by", "90 %, joint", "budgets"], rows)
+    return table(["step", "a", "90 %", "moved by", "90 %, joint", "budgets"], rows)
 
 
 def figure_advice() -> None:
