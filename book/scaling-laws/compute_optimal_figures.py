@@ -452,8 +452,8 @@ def table_known() -> HTML:
              f"{best.n_params / 1e9:,.0f}", f"{best.tokens_per_param:.0f}", f"{above:.3f}",
              f"{wasted(n, d):.2f}"]
         )  # fmt: skip
-    head = ["model", "N, billions", "D, trillions", "D/N", "C, FLOPs", "best N", "best D/N", "loss above best",
-            "C over least C"]  # fmt: skip
+    head = ["model", "N, billions", "D, trillions", "D/N", "C, FLOPs", "best N", "best D/N",
+            "loss above best", "C over least C"]  # fmt: skip
     return table(head, rows)
 
 
