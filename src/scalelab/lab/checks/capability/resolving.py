@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from scalelab.lab.checks.answers import as_numbers, call
-from scalelab.lab.checks.capability.common import case_of
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
+from scalelab.lab.checks.parts import case_of
 
 
 def questions_needed(token_accuracy: float, length: int, sure: float) -> int:

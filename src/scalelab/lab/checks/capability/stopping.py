@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from scalelab.lab.checks.capability.common import case_of, observe_parts
+from scalelab.lab.checks.answers import call
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
+from scalelab.lab.checks.parts import case_of, numbers_of
 
 PARTS = ("gap", "best", "cost")
 
@@ -118,7 +119,8 @@ def _draw_cases(rng: np.random.Generator) -> tuple[Case, ...]:
 
 
 def _observe(answer: Answer, case: Case) -> Observation:
-    return observe_parts(answer, case, PARTS)
+    args, _ = case.make()
+    return numbers_of(call(answer, *args), PARTS)
 
 
 EXERCISE = Exercise(

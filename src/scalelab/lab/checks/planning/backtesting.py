@@ -12,7 +12,7 @@ import numpy as np
 
 from scalelab.lab.checks.answers import Numbers, as_numbers, call
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
-from scalelab.lab.checks.planning.common import case_of
+from scalelab.lab.checks.parts import case_of
 
 Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from scalelab.lab.checks.answers import call
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
-from scalelab.lab.checks.planning.common import case_of, observe_parts
+from scalelab.lab.checks.parts import case_of, numbers_of
 
 PARTS = ("gpu_hours", "money", "kwh", "kg")
 
@@ -177,7 +177,7 @@ def _draw_cases(rng: np.random.Generator) -> tuple[Case, ...]:
 
 def _observe(answer: Answer, case: Case) -> Observation:
     args, _ = case.make()
-    return observe_parts(call(answer, *args), PARTS)
+    return numbers_of(call(answer, *args), PARTS)
 
 
 EXERCISE = Exercise(

@@ -9,7 +9,7 @@ import numpy as np
 
 from scalelab.lab.checks.answers import as_numbers, call
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
-from scalelab.lab.checks.planning.common import case_of
+from scalelab.lab.checks.parts import case_of
 
 
 def effective_tokens(n_tokens: float, unique_tokens: float, r_star: float) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from scalelab.lab.checks.answers import call
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
-from scalelab.lab.checks.planning.common import case_of, observe_parts
+from scalelab.lab.checks.parts import case_of, numbers_of
 from scalelab.laws import ChinchillaLaw
 
 PARTS = ("n_tokens", "flops")
@@ -148,7 +148,7 @@ def _draw_cases(rng: np.random.Generator) -> tuple[Case, ...]:
 def _observe(answer: Answer, case: Case) -> Observation:
     args, _ = case.make()
     with np.errstate(all="ignore"):
-        return observe_parts(call(answer, *args), PARTS)
+        return numbers_of(call(answer, *args), PARTS)
 
 
 EXERCISE = Exercise(

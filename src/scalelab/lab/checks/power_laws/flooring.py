@@ -13,7 +13,7 @@ import numpy as np
 
 from scalelab.lab.checks.answers import Numbers, call
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
-from scalelab.lab.checks.power_laws.parts import numbers_of
+from scalelab.lab.checks.parts import numbers_of
 
 PARTS = ("a", "b", "c")
 

@@ -14,7 +14,7 @@ from scipy.optimize import curve_fit
 
 from scalelab.lab.checks.answers import call
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
-from scalelab.lab.checks.power_laws.parts import numbers_of
+from scalelab.lab.checks.parts import numbers_of
 
 PARTS = ("a", "b")
 

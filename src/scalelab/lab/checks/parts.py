@@ -1,4 +1,4 @@
-"""What the exercises of this lab share: a case of plain values, and answers of several numbers."""
+"""What exercises of several labs share: a case of plain values, and an answer of several numbers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from scalelab.lab.checks.answers import as_numbers, as_tuple
-from scalelab.lab.checks.framework import Case, Observation
+from scalelab.lab.checks.answers import Numbers, as_numbers, as_tuple
+from scalelab.lab.checks.framework import Case
 
 
 def case_of(about: str, *values: Any) -> Case:
@@ -21,11 +21,11 @@ def case_of(about: str, *values: Any) -> Case:
     return Case(about=about, make=make)
 
 
-def observe_parts(value: Any, names: Sequence[str]) -> Observation:
-    """The numbers of an answer by name; an array of them does as well as a tuple.
+def numbers_of(value: Any, names: Sequence[str]) -> dict[str, Numbers]:
+    """Each number by its name; `a, b = answer(...)` takes an array as well, so an array is right too.
 
     Raises:
-        Rejected: another number of parts, or parts that are no numbers.
+        Rejected: as many parts as names are not there, or one is no number.
     """
     if isinstance(value, np.ndarray) and value.ndim == 1:
         value = tuple(value)
