@@ -25,11 +25,11 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from scalelab.core.errors import LabError
+from scalelab.core.units import FLOPS_PER_PARAM_TOKEN
 from scalelab.lab.scaling_laws.recorded_sweeps import packages_runs
 from scalelab.laws import Interval, percentile_interval
 
 Count = Literal["all", "non-embedding"]
-FLOPS_PER_PARAM_TOKEN = 6.0
 BUDGETS = (1e11, 3.2e11, 1e12, 3.2e12, 1e13, 3.2e13)  # of the grid `isoflop` in studies/scaling-laws
 LARGEST_OF_ALL = 3.2e12  # no arm but `isoflop` goes further, so steps are compared up to here
 DECAYED = ("isoflop", "one-rate-decay")  # a run for each budget: only ends of runs count

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalelab.core.records import RunRecord
+from scalelab.core.units import FLOPS_PER_PARAM_TOKEN
 from scalelab.lab.records import study_folder, study_json, study_runs
 
 STUDY = "scaling-laws/power-laws"
@@ -133,7 +134,7 @@ def best_of_budgets(runs: Sequence[RunRecord]) -> tuple[np.ndarray, np.ndarray]:
         by_size = sorted(budget, key=lambda run: run.n_params)
         best = min(budget, key=lambda run: run.loss_nats)
         if len(by_size) >= 3 and best not in (by_size[0], by_size[-1]):
-            found.append((6.0 * best.n_params * best.n_tokens, best.loss_nats))
+            found.append((FLOPS_PER_PARAM_TOKEN * best.n_params * best.n_tokens, best.loss_nats))
     table = np.array(found, dtype=np.float64).reshape(-1, 2)
     return table[:, 0], table[:, 1]
 
