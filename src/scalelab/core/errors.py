@@ -45,5 +45,9 @@ class TrainingError(ScalelabError, ValueError):
     """A training run that cannot go on: the loss is not finite, or the device lacks what was asked."""
 
 
+class ParallelError(ScalelabError, ValueError):
+    """Ranks that cannot work together: sizes that do not divide, a rank that is none, ranks that wait in vain."""
+
+
 class LabError(ScalelabError, ValueError):
     """A lab used out of order: an unknown exercise, a missing prediction, an unusable tier."""

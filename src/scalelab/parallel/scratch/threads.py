@@ -1,0 +1,240 @@
+"""Ranks as threads of one process: nothing to start, and who waits for whom is known at every moment.
+
+A message is a copy from one tensor into another. A send ends only when the other rank receives, as on a real
+network with large messages, so whatever would hang there hangs here; but here it is noticed at once: when
+every rank waits and none of their messages can pair, nobody is left to help them.
+Taught in book/parallelism/data-parallel.md.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from scalelab.core.checks import check_positive_int
+from scalelab.core.errors import ParallelError
+from scalelab.parallel.scratch.group import Group, Pending, n_bytes
+
+T = TypeVar("T")
+LIMIT_S = 60.0
+POLL_S = 0.05
+
+
+def run_threads(size: int, function: Callable[..., T], *args: Any, limit_s: float = LIMIT_S) -> list[T]:
+    """Run `function(group, *args)` on so many ranks at the same time.
+
+    Torch's random state is one for all threads: draw from generators of your own.
+
+    Args:
+        args: the same objects for every rank: what a rank changes in them, the others see.
+        limit_s: how long it may take.
+
+    Returns:
+        What each rank returned, by rank.
+
+    Raises:
+        ParallelError: the ranks wait for each other in vain (the message says who for whom), or the limit
+            has passed.
+        Whatever a rank raises; a note says which rank it was.
+    """
+    check_positive_int("size", size)
+    hub = _Hub(size)
+    answers: dict[int, T] = {}
+
+    def serve(rank: int) -> None:
+        try:
+            answers[rank] = function(ThreadGroup(hub, rank), *args)
+        except BaseException as error:
+            hub.fail(rank, error)
+        finally:
+            hub.leave(rank)
+
+    for rank in range(size):
+        threading.Thread(target=serve, args=(rank,), daemon=True, name=f"rank {rank}").start()
+    hub.wait_for_all(limit_s)
+    return [answers[rank] for rank in range(size)]
+
+
+class ThreadGroup(Group):
+    """A rank that is a thread. Made by `run_threads`."""
+
+    def __init__(self, hub: _Hub, rank: int) -> None:
+        super().__init__()
+        self._hub = hub
+        self.rank = rank
+        self.size = hub.size
+
+    def background(self, work: Callable[[], None]) -> Pending:
+        return _Helper(self._hub, self.rank, work)
+
+    def _isend(self, tensor: Tensor, to: int, tag: int) -> Pending:
+        words = f"to send {n_bytes(tensor):,} bytes to rank {to}"
+        return self._hub.post(_Message(self._hub, self.rank, tensor, words), (self.rank, to, tag), sends=True)
+
+    def _irecv(self, tensor: Tensor, source: int, tag: int) -> Pending:
+        words = f"to receive {n_bytes(tensor):,} bytes from rank {source}"
+        return self._hub.post(
+            _Message(self._hub, self.rank, tensor, words), (source, self.rank, tag), sends=False
+        )
+
+
+Route = tuple[int, int, int]  # from, to, tag
+
+
+class _Hub:
+    """Where messages meet. All its state is guarded by `changed`."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.changed = threading.Condition()
+        self._sent: defaultdict[Route, deque[_Message]] = defaultdict(deque)
+        self._wanted: defaultdict[Route, deque[_Message]] = defaultdict(deque)
+        self._at_work = dict.fromkeys(range(size), 1)  # threads of each rank that have not ended
+        self._waits: list[_Waiting] = []
+        self._failure: BaseException | None = None
+
+    def post(self, message: _Message, route: Route, *, sends: bool) -> Pending:
+        """Pair a message with its other half, or leave it for that to come."""
+        own, others = (self._sent, self._wanted) if sends else (self._wanted, self._sent)
+        with self.changed:
+            if not others[route]:
+                own[route].append(message)
+                return message
+            other = others[route].popleft()
+            sent, wanted = (message, other) if sends else (other, message)
+            _check_fit(sent, wanted)
+            wanted.tensor.view(-1).copy_(sent.tensor.view(-1))
+            message.is_done = other.is_done = True
+            self.changed.notify_all()
+        return message
+
+    def block(self, rank: int, words: str, is_done: Callable[[], bool]) -> None:
+        """Wait until something is done.
+
+        Raises:
+            ParallelError: it never will be.
+        """
+        with self.changed:
+            waiting = _Waiting(rank, words, is_done)
+            self._waits.append(waiting)
+            self._look_for_deadlock()
+            while not is_done() and self._failure is None:
+                self.changed.wait()
+            self._waits.remove(waiting)
+            if not is_done():
+                raise Stopped(f"rank {rank} waited {words}: {self._failure}")
+
+    def join(self, rank: int) -> None:
+        """One more thread of a rank begins."""
+        with self.changed:
+            self._at_work[rank] += 1
+
+    def leave(self, rank: int) -> None:
+        """A thread of a rank has ended."""
+        with self.changed:
+            self._at_work[rank] -= 1
+            self._look_for_deadlock()
+            self.changed.notify_all()
+
+    def fail(self, rank: int, error: BaseException) -> None:
+        """A rank has raised; the first to do so is whose error is told."""
+        with self.changed:
+            if self._failure is None:
+                error.add_note(f"raised on rank {rank} of {self.size}")
+                self._failure = error
+            self.changed.notify_all()
+
+    def wait_for_all(self, limit_s: float) -> None:
+        """Return when all threads have ended; short waits, so that Ctrl-C is heard."""
+        deadline = time.monotonic() + limit_s
+        with self.changed:
+            while any(self._at_work.values()) and time.monotonic() < deadline:
+                self.changed.wait(POLL_S)
+            if any(self._at_work.values()) and self._failure is None:
+                self._failure = ParallelError(f"after {limit_s:g} s, {self._standing()}")
+                self.changed.notify_all()
+        if self._failure is not None:
+            raise self._failure
+
+    def _look_for_deadlock(self) -> None:
+        stuck = [waiting for waiting in self._waits if not waiting.is_done()]
+        if stuck and len(stuck) == sum(self._at_work.values()) and self._failure is None:
+            self._failure = ParallelError(f"the ranks wait for each other for ever: {self._standing()}")
+            self.changed.notify_all()
+
+    def _standing(self) -> str:
+        """What each rank does now, in words."""
+        words = []
+        for rank in range(self.size):
+            waits = [waiting.words for waiting in self._waits if waiting.rank == rank]
+            if waits:
+                words.append(f"rank {rank} waits {' and '.join(waits)}")
+            else:
+                words.append(f"rank {rank} {'is at work' if self._at_work[rank] else 'has finished'}")
+        return "; ".join(words)
+
+
+class Stopped(ParallelError):
+    """A rank cannot go on since another failed, or all wait: a consequence, never a cause."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    rank: int
+    words: str
+    is_done: Callable[[], bool]
+
+
+class _Message:
+    """One half of a message: what is sent, or where it shall go."""
+
+    def __init__(self, hub: _Hub, rank: int, tensor: Tensor, words: str) -> None:
+        self.hub = hub
+        self.rank = rank
+        self.tensor = tensor
+        self.words = words
+        self.is_done = False
+
+    def wait(self) -> None:
+        self.hub.block(self.rank, self.words, lambda: self.is_done)
+
+
+class _Helper:
+    """A rank's work in a thread beside its own, known to the hub."""
+
+    def __init__(self, hub: _Hub, rank: int, work: Callable[[], None]) -> None:
+        self._hub, self._rank, self._work = hub, rank, work
+        self._is_done = False
+        self._error: BaseException | None = None
+        hub.join(rank)
+        threading.Thread(target=self._do, daemon=True).start()
+
+    def _do(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._is_done = True
+            self._hub.leave(self._rank)
+
+    def wait(self) -> None:
+        self._hub.block(self._rank, "for its work in the background", lambda: self._is_done)
+        if self._error is not None:
+            raise self._error
+
+
+def _check_fit(sent: _Message, wanted: _Message) -> None:
+    """Raises ParallelError, on the rank that came second: types or sizes differ."""
+    a, b = sent.tensor, wanted.tensor
+    if a.dtype != b.dtype or a.numel() != b.numel():
+        raise ParallelError(
+            f"rank {sent.rank} sends {a.numel():,} numbers of {a.dtype} to rank {wanted.rank}, which has "
+            f"room for {b.numel():,} of {b.dtype}: both must have the same type and number of elements"
+        )
