@@ -10,16 +10,20 @@ import contextlib
 import dis
 import inspect
 import linecache
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from scalelab.lab.checks import guard
 from scalelab.lab.checks.guard import LIMIT_S, TookTooLong, time_limit, unchanged
+from scalelab.parallel import scratch
+
+_NOT_THE_LEARNERS = (str(Path(__file__).parent), str(Path(scratch.__file__).parent), threading.__file__)
 
 
 class Rejected(Exception):
@@ -47,10 +51,12 @@ class Numbers:
     Attributes:
         values: the numbers, of any shape.
         index_name: what the first axis counts ("step"), or "" for plain indices.
+        account: what an account of a difference goes on with; "" for nothing.
     """
 
     values: np.ndarray
     index_name: str = ""
+    account: str = ""
 
     def place(self, index: tuple[int, ...]) -> str:
         """Words for one element: "" for a scalar, " at step 3", or "[1, 2]"."""
@@ -72,10 +78,12 @@ def call(answer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         Rejected: it does not take these arguments, did not come to an end within LIMIT_S, or raised anything
             else, `exit()` too (Ctrl-C goes through).
     """
-    _check_signature(answer, args, kwargs)
+    check_signature(answer, args, kwargs)
     try:
         with unchanged(), time_limit(LIMIT_S):
             return answer(*args, **kwargs)
+    except Rejected:  # on one of several ranks (ranks.py)
+        raise
     except TookTooLong as error:
         raise Rejected(
             f"did not come to an end within {LIMIT_S:.0f} s{_where(error)}. Does each loop change what it "
@@ -188,7 +196,8 @@ def describe(value: object) -> str:
     return f"{'an' if kind[0] in 'aeioAEIO' else 'a'} {kind}"
 
 
-def _check_signature(answer: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def check_signature(answer: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raises Rejected where an answer does not take these arguments."""
     try:
         signature = inspect.signature(answer)
     except (TypeError, ValueError):  # some built-ins have none: let the call itself decide
@@ -227,7 +236,7 @@ def _where(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename not in (__file__, guard.__file__) and "site-packages" not in frame.filename
+        if not frame.filename.startswith(_NOT_THE_LEARNERS) and "site-packages" not in frame.filename
     ]
     if not frames:
         return ""

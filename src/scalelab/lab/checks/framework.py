@@ -255,7 +255,9 @@ def _worst_element(exercise: Exercise, key: str, got: Numbers, wanted: Numbers) 
     index = tuple(int(i) for i in np.argwhere(off)[0])
     place = f"{key}{wanted.place(index)}"
     share = "" if n_all == 1 else f" ({n_off} of {n_all} values differ)"
-    return f"{place} = {_number(got.values[index])}, and it should be {_number(wanted.values[index])}{share}."
+    should = f"it should be {_number(wanted.values[index])}{share}."
+    more = f" {got.account}" if got.account else ""
+    return f"{place} = {_number(got.values[index])}, and {should}{more}"
 
 
 def _number(value: float) -> str:

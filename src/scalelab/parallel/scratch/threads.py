@@ -8,6 +8,7 @@ Taught in book/parallelism/data-parallel.md.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections import defaultdict, deque
@@ -39,8 +40,8 @@ def run_threads(size: int, function: Callable[..., T], *args: Any, limit_s: floa
         What each rank returned, by rank.
 
     Raises:
-        ParallelError: the ranks wait for each other in vain (the message says who for whom), or the limit
-            has passed.
+        Deadlock: the ranks wait for each other in vain; the message says who for whom.
+        ParallelError: the limit has passed.
         Whatever a rank raises; a note says which rank it was.
     """
     check_positive_int("size", size)
@@ -55,9 +56,18 @@ def run_threads(size: int, function: Callable[..., T], *args: Any, limit_s: floa
         finally:
             hub.leave(rank)
 
-    for rank in range(size):
-        threading.Thread(target=serve, args=(rank,), daemon=True, name=f"rank {rank}").start()
-    hub.wait_for_all(limit_s)
+    threads = [
+        threading.Thread(target=serve, args=(rank,), daemon=True, name=f"rank {rank}") for rank in range(size)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        hub.wait_for_all(limit_s)
+    except BaseException as error:  # Ctrl-C and alarms too: no rank is to go on when this has ended
+        hub.fail(None, error)
+        for thread in threads:
+            _stop(thread)
+        raise
     return [answers[rank] for rank in range(size)]
 
 
@@ -142,11 +152,12 @@ class _Hub:
             self._look_for_deadlock()
             self.changed.notify_all()
 
-    def fail(self, rank: int, error: BaseException) -> None:
-        """A rank has raised; the first to do so is whose error is told."""
+    def fail(self, rank: int | None, error: BaseException) -> None:
+        """A rank has raised (None: whoever waits for them); the first to do so is whose error is told."""
         with self.changed:
             if self._failure is None:
-                error.add_note(f"raised on rank {rank} of {self.size}")
+                if rank is not None:
+                    error.add_note(f"raised on rank {rank} of {self.size}")
                 self._failure = error
             self.changed.notify_all()
 
@@ -165,7 +176,8 @@ class _Hub:
     def _look_for_deadlock(self) -> None:
         stuck = [waiting for waiting in self._waits if not waiting.is_done()]
         if stuck and len(stuck) == sum(self._at_work.values()) and self._failure is None:
-            self._failure = ParallelError(f"the ranks wait for each other for ever: {self._standing()}")
+            ranks = tuple(sorted({waiting.rank for waiting in stuck}))
+            self._failure = Deadlock(f"ranks wait for each other for ever: {self._standing()}", ranks)
             self.changed.notify_all()
 
     def _standing(self) -> str:
@@ -178,6 +190,18 @@ class _Hub:
             else:
                 words.append(f"rank {rank} {'is at work' if self._at_work[rank] else 'has finished'}")
         return "; ".join(words)
+
+
+class Deadlock(ParallelError):
+    """Every rank waits for a message that nobody is left to send or to take.
+
+    Attributes:
+        ranks: those that wait, in order.
+    """
+
+    def __init__(self, message: str, ranks: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.ranks = ranks
 
 
 class Stopped(ParallelError):
@@ -228,6 +252,13 @@ class _Helper:
         self._hub.block(self._rank, "for its work in the background", lambda: self._is_done)
         if self._error is not None:
             raise self._error
+
+
+def _stop(thread: threading.Thread) -> None:
+    """End a thread that computes and computes; one that waits for a message has been told already."""
+    if thread.is_alive() and thread.ident is not None:
+        exit_there = ctypes.py_object(SystemExit)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), exit_there)
 
 
 def _check_fit(sent: _Message, wanted: _Message) -> None:
