@@ -18,6 +18,12 @@ for name in ("gpt2", "bert-base-uncased", "t5-small"):
 prefill_pass("gpt2", batch_size=1, seq_len=8)
 decode_pass("gpt2", batch_size=1, context_len=8)
 mfu(1.0, "gpt2", 8, peak_flops("a100", "bf16"))
+link = fit_link([1, 1000], [1e-6, 2e-6]).link
+largest_dp(1e15, 10**8, efficiency=0.5, flops_per_s=1e14, link=link)
+tensor_parallel_step("gpt2", 2, batch_size=1, seq_len=8, flops_per_s=1e14, link=link)
+pipeline_traffic("gpt2", 2, n_micro_batches=2, micro_batch_size=1, seq_len=8)
+rank_memory("gpt2", dp=2, tp=2, pp=2, stage=3)
+stage_activation_bytes(8, n_layers=4, pp=2, n_micro_batches=2)
 heavy = {"torch", "numpy", "transformers", "scipy", "pandas", "matplotlib"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)
 """

@@ -1,12 +1,12 @@
 """What a collective sends, to the byte and for each rank, and what that costs on a link.
 
-A ring all-reduce sends 2 (p-1)/p of the tensor from every rank however many there are, in 2 (p-1) steps; a
-tree takes 2 log2 p steps, each with the whole tensor; the naive ways send the whole tensor p-1 times. So rings
-win on long tensors and trees on short ones.
+A ring all-reduce sends 2 (p-1)/p of the tensor from every rank however many there are, in 2 (p-1) steps;
+a tree takes 2 log2 p steps, each with the whole tensor; the naive ways send the whole tensor p-1 times. So
+rings win on long tensors and trees on short ones.
 
 A tensor of n elements is cut into p pieces as `torch.tensor_split` cuts it: the first n mod p have one more.
-Bytes are those of the elements. A step is what every rank does at once; it takes as long as its longest message,
-and the next starts when it ends. Sums are taken to cost nothing: adding is left out, as is traffic by others.
+Bytes are those of the elements. A step is what every rank does at once; it takes as long as its longest
+message, and the next starts when it ends. Adding is taken to cost nothing, and nobody else to use the wires.
 Source: Thakur, Rabenseifner & Gropp 2005, doi:10.1177/1094342005051521, sections 3 and 4 (trees, recursive
 halving and doubling, ring); Patarasuk & Yuan 2009, doi:10.1016/j.jpdc.2008.09.002 (ring all-reduce, and why
 none sends less); Li et al. 2014, OSDI (parameter server). Taught in book/parallelism/data-parallel.md.
@@ -81,7 +81,9 @@ class Collective:
             ConfigError: a group of another size.
         """
         if self.ranks != other.ranks:
-            raise ConfigError(f"a collective of {self.ranks} ranks cannot be followed by one of {other.ranks}")
+            raise ConfigError(
+                f"a collective of {self.ranks} ranks cannot be followed by one of {other.ranks}"
+            )
         return Collective(
             steps=self.steps + other.steps,
             critical_bytes=self.critical_bytes + other.critical_bytes,
@@ -156,7 +158,7 @@ def reduce_scatter(n_elements: int, ranks: int, *, bytes_per_element: int = FULL
 def all_gather(n_elements: int, ranks: int, *, bytes_per_element: int = FULL) -> Collective:
     """Every rank has a piece, and gets all of them: p-1 steps around a ring.
 
-    In step s rank r sends piece r-s to rank r+1: at the end it has sent every piece but that of the next rank.
+    In step s rank r sends piece r-s to rank r+1: at the end it has sent every piece but the next rank's.
 
     Args:
         n_elements: n, of all pieces together. ranks: p. bytes_per_element: 4 for fp32.
@@ -172,19 +174,22 @@ def all_to_all(n_elements: int, ranks: int, *, bytes_per_element: int = FULL) ->
     """Every rank has a piece for each rank: in step s rank r sends to rank r+s, and keeps its own piece.
 
     Args:
-        n_elements: n, of each rank's tensor, which is cut into p pieces. ranks: p. bytes_per_element: 4 for fp32.
+        n_elements: n, of each rank's tensor, which is cut into p pieces. ranks: p.
+        bytes_per_element: 4 for fp32.
 
     Raises:
         ConfigError: as `all_reduce`.
     """
-    return reduce_scatter(n_elements, ranks, bytes_per_element=bytes_per_element)  # other pieces, as many bytes
+    return reduce_scatter(
+        n_elements, ranks, bytes_per_element=bytes_per_element
+    )  # other pieces, as many bytes
 
 
 def broadcast(n_elements: int, ranks: int, *, root: int = 0, bytes_per_element: int = FULL) -> Collective:
     """One rank's tensor to all others along a binomial tree: ⌈log2 p⌉ steps, each with the whole tensor.
 
-    Counted from the root, first 0 sends to the largest power of two below p, then 0 and that one to those half
-    as far away, and so on down to neighbours.
+    Counted from the root, first 0 sends to the largest power of two below p, then 0 and that one to those
+    half as far away, and so on down to neighbours.
 
     Args:
         n_elements: n. ranks: p. root: the rank that has it. bytes_per_element: 4 for fp32.
@@ -258,7 +263,7 @@ def _tree_up(n: int, p: int, root: int) -> Collective:
 
 
 def _children(place: int, p: int) -> int:
-    """How many ranks a place of the binomial tree sends to: those at powers of two below its lowest set bit."""
+    """How many ranks a place of the tree sends to: those at powers of two below its lowest set bit."""
     count, distance = 0, 1
     while place + distance < p and (place & distance) == 0:
         count += 1
@@ -298,8 +303,8 @@ def _halving_doubling(n: int, p: int) -> Collective:
     sent, messages, critical = [0] * core, [0] * core, 0
     distance = core // 2
     while distance:
-        # Now each rank has a block of 2 * distance pieces summed, in which its own piece lies. On the way out it
-        # sends the half in which its partner's piece lies; on the way back the half in which its own does.
+        # Each rank works on a block of 2 * distance pieces, its own among them. On the way out it sends the
+        # half in which its partner's piece lies; on the way back the half in which its own does.
         largest = 0
         for rank in range(core):
             for member in (rank ^ distance, rank):
@@ -311,7 +316,10 @@ def _halving_doubling(n: int, p: int) -> Collective:
         critical += 2 * largest
         distance //= 2
     inner = Collective(
-        steps=2 * (core.bit_length() - 1), critical_bytes=critical, sent_bytes=tuple(sent), messages=tuple(messages)
+        steps=2 * (core.bit_length() - 1),
+        critical_bytes=critical,
+        sent_bytes=tuple(sent),
+        messages=tuple(messages),
     )
     return inner if extra == 0 else _folded(inner, n, extra)
 

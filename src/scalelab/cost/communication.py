@@ -112,20 +112,10 @@ def fit_link(
     """
     check_choice("weights", weights, ("relative", "equal"))
     sizes, times, counts = _columns(n_bytes, seconds, messages)
-    if len(sizes) < 2:
-        raise FitError(f"a latency and a bandwidth need at least 2 measurements, got {len(sizes)}")
+    _check_spread(sizes, counts)
     w = [1 / time**2 if weights == "relative" else 1.0 for time in times]
-    per_message = [size / count if count else math.inf for size, count in zip(sizes, counts, strict=True)]
-    if max(per_message) <= min(per_message) * (1 + 1e-9):
-        raise FitError(
-            f"all messages have {per_message[0]:g} bytes, so latency and bandwidth cannot be told apart: "
-            "measure another size"
-        )
-    aa = _sum(w, counts, counts)
-    ab = _sum(w, counts, sizes)
-    bb = _sum(w, sizes, sizes)
-    at = _sum(w, counts, times)
-    bt = _sum(w, sizes, times)
+    aa, ab, bb = _sum(w, counts, counts), _sum(w, counts, sizes), _sum(w, sizes, sizes)
+    at, bt = _sum(w, counts, times), _sum(w, sizes, times)
     determinant = aa * bb - ab * ab
     alpha, beta = (at * bb - bt * ab) / determinant, (bt * aa - at * ab) / determinant
     at_bound = alpha < 0
@@ -137,9 +127,8 @@ def fit_link(
             "measure larger messages, or more often"
         )
     left = [t - alpha * c - beta * s for t, c, s in zip(times, counts, sizes, strict=True)]
-    squares = _sum(w, left, left)
     free = len(sizes) - (1 if at_bound else 2)
-    variance = squares / free if free else math.nan
+    variance = _sum(w, left, left) / free if free else math.nan
     return LinkFit(
         link=Link(latency_s=alpha, bytes_per_s=1 / beta),
         latency_se_s=math.sqrt(variance * bb / determinant),
@@ -148,6 +137,18 @@ def fit_link(
         scatter=math.sqrt(variance),
         latency_at_bound=at_bound,
     )
+
+
+def _check_spread(sizes: Sequence[float], counts: Sequence[int]) -> None:
+    """Raise FitError unless the two can be told apart: messages of two sizes at least."""
+    if len(sizes) < 2:
+        raise FitError(f"a latency and a bandwidth need at least 2 measurements, got {len(sizes)}")
+    per_message = [size / count if count else math.inf for size, count in zip(sizes, counts, strict=True)]
+    if max(per_message) <= min(per_message) * (1 + 1e-9):
+        raise FitError(
+            f"all messages have {per_message[0]:g} bytes, so latency and bandwidth cannot be told apart: "
+            "measure another size"
+        )
 
 
 def _sum(w: Sequence[float], a: Sequence[float], b: Sequence[float]) -> float:
@@ -167,12 +168,15 @@ def _columns(
         )
     for row, (size, time, count) in enumerate(zip(sizes, times, counts, strict=True)):
         for name, value, least in (("n_bytes", size, 0), ("seconds", time, None), ("messages", count, 0)):
-            value = _as_number(value)
-            if math.isnan(value) or math.isinf(value) or (value <= 0 if least is None else value < least):
+            number = _as_number(value)
+            too_small = number <= 0 if least is None else number < least
+            if too_small or not math.isfinite(number):
                 raise FitError(
                     f"measurement {row} (from 0) has {name}={value!r}: it must be finite and "
                     f"{'above 0' if least is None else 'at least 0'}"
                 )
+        if count != int(count):
+            raise FitError(f"measurement {row} (from 0) has messages={count!r}: it must be a whole number")
         if size == count == 0:
             raise FitError(f"measurement {row} (from 0) has neither bytes nor messages, so nothing was timed")
     return [float(size) for size in sizes], [float(time) for time in times], [int(count) for count in counts]
