@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 
 USE = """
 import sys
@@ -36,8 +36,14 @@ def test_nothing_heavy_is_imported_even_by_using_everything() -> None:
 
 def test_import_takes_less_than_seven_tenths_of_a_second() -> None:
     best = float("inf")
-    for _ in range(3):  # the first may have to write byte code, and others may be using the machine
-        start = time.perf_counter()
+    for _ in range(3):  # the first may have to write byte code
+        before = _seconds_of_children()
         subprocess.run([sys.executable, "-c", "import scalelab.cost"], check=True)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, _seconds_of_children() - before)
     assert best < 0.7
+
+
+def _seconds_of_children() -> float:
+    """Of the processor, not of the clock: others may be using the machine."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
