@@ -37,6 +37,7 @@ from normalise import normalise, problems_of_outputs
 
 CELL_TIMEOUT_S = 600
 CORES = 2
+NEWS = 1.01  # how much more must be resident for it to be worth a closer look
 
 
 @dataclass(slots=True)
@@ -45,7 +46,8 @@ class Cost:
 
     Attributes:
         cell_seconds: of each code cell, in order. seconds: of all cells together.
-        peak_mib: the most the kernel and its children held in memory at once.
+        peak_mib: the most the kernel and its children (a lab's ranks) held in memory at once, a page that
+            they share counted once.
     """
 
     cell_seconds: list[float] = field(default_factory=list)
@@ -134,12 +136,23 @@ def _bind_to_cores(pid: int) -> None:
 
 @contextlib.contextmanager
 def _watch_memory(pid: int, cost: Cost) -> Iterator[None]:
-    """Sample the resident memory of a process and its children; the system's own peak counts too."""
+    """Sample the memory of a process and its children; the system's own peak of the process counts too.
+
+    A process alone: what is resident. With children: what `_tree_mib` says, which takes a while to read, so
+    only when more is resident than ever before.
+    """
     ended = threading.Event()
 
     def sample() -> None:
+        most_resident = 0.0
         while not ended.wait(0.05):
-            cost.peak_mib = max(cost.peak_mib, _tree_mib(pid))
+            members = _tree(pid)
+            resident = sum(map(_resident_mib, members))
+            if len(members) == 1:
+                cost.peak_mib = max(cost.peak_mib, resident)
+            elif resident > NEWS * most_resident:
+                most_resident = resident
+                cost.peak_mib = max(cost.peak_mib, _tree_mib(members))
 
     watcher = threading.Thread(target=sample, daemon=True)
     watcher.start()
@@ -148,17 +161,36 @@ def _watch_memory(pid: int, cost: Cost) -> Iterator[None]:
     finally:
         ended.set()
         watcher.join()
-        cost.peak_mib = max(cost.peak_mib, _tree_mib(pid), _high_water_mib(pid))
+        cost.peak_mib = max(cost.peak_mib, _tree_mib(_tree(pid)), _high_water_mib(pid))
 
 
-def _tree_mib(pid: int) -> float:
-    total = 0
+def _tree(pid: int) -> list[psutil.Process]:
+    """A process and its children, theirs among them; [] when it is gone."""
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
-        for member in [process, *process.children(recursive=True)]:
-            with contextlib.suppress(psutil.Error):
-                total += member.memory_info().rss
-    return total / 2**20
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+def _tree_mib(members: Sequence[psutil.Process]) -> float:
+    """The memory of several processes together, a page that several share counted once (PSS, on Linux).
+
+    Where the system does not tell who shares what, a shared page counts for each.
+    """
+    total = 0.0
+    for member in members:
+        try:
+            total += member.memory_full_info().pss / 2**20
+        except (psutil.Error, AttributeError):
+            total += _resident_mib(member)
+    return total
+
+
+def _resident_mib(process: psutil.Process) -> float:
+    """What of a process is in memory, shared pages included; 0 when it is gone."""
+    with contextlib.suppress(psutil.Error):
+        return process.memory_info().rss / 2**20
+    return 0.0
 
 
 def _high_water_mib(pid: int) -> float:

@@ -29,6 +29,8 @@ MAX_SECONDS, MAX_CELL_SECONDS, MAX_MIB = 120, 30, 3 * 1024
 MAX_BYTES, MAX_LINES, MAX_WIDTH = 1_500_000, 25, 92
 MIN_EXERCISES, MIN_MISTAKES, MIN_ALT = 3, 4, 15
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+WITHOUT_RANKS = ("parameters", "setup", "exercise", "check", "hidden")
+RANKS = re.compile(r"^%%?px\b|\branks\.\w|\branks\[|\blab\.ranks\(", re.MULTILINE)
 BEGIN_HIDDEN, END_HIDDEN = "### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"
 
 
@@ -111,6 +113,12 @@ def setting_up(lab: Lab) -> Iterator[str]:
         found = [line.strip() for line in lab.code.splitlines() if "pip install" in line]
         if found != [expected]:
             yield f"the set-up cell must install by the line {expected!r}, once: run `make stamp`"
+    for number, cell in enumerate(code_cells(lab.notebook), start=1):
+        if set(tags(cell)) & set(WITHOUT_RANKS) and RANKS.search(cell.source):
+            yield (
+                f"code cell {number} is tagged {tags(cell)[0]!r} and uses ranks: such cells are also run by "
+                "themselves, where none were started; use a cell of its own, without these tags"
+            )
     if re.search(r"\blab\.tier\b", lab.code):
         yield "code depends on lab.tier: use lab.budget(cpu=…, gpu=…), so that both tiers run the same cells"
 

@@ -47,6 +47,18 @@ def test_time_and_memory_are_measured_and_not_guessed(tmp_path: Path) -> None:
     assert 300 < cpu["peak_mib"] < 700
 
 
+@pytest.mark.skipif(not hasattr(psutil.Process().memory_full_info(), "pss"), reason="no shares are told here")
+def test_memory_of_children_counts_and_what_they_share_counts_once(tmp_path: Path) -> None:
+    ours = "import os, time\nx = bytearray(b'x') * (200 * 2**20)"
+    theirs = (
+        "pid = os.fork()\nif pid == 0:\n    y = bytearray(b'y') * (100 * 2**20)\n    time.sleep(2)\n"
+        "    os._exit(0)\n_ = os.waitpid(pid, 0)"
+    )
+    path = write_lab(tmp_path, ours, theirs)
+    assert run(path) == 0
+    assert 300 < notebooks.read(path).metadata["scalelab"]["cpu"]["peak_mib"] < 450
+
+
 def test_the_badges_say_the_stored_cost_and_where_to_open_the_lab(executed_path: Path) -> None:
     first = notebooks.read(executed_path).cells[0].source
     figures = {"cpu": {"seconds": 100.2, "peak_mib": 922}, "gpu": None}

@@ -68,6 +68,17 @@ def test_a_whole_lab_passes(executed_path: Path) -> None:
     assert lint_labs.problems(executed_path) == []
 
 
+def test_cells_that_all_ranks_run_break_no_rule(broken: Broken) -> None:
+    def change(notebook: NotebookNode) -> None:
+        said = printed("[stdout:0] 0\n[stdout:1] 1\n")
+        cell = nbformat.v4.new_code_cell("%%px\nprint(rank)", outputs=[said], metadata={"tags": ["measure"]})
+        notebook.cells.insert(-1, cell)
+        for count, each in enumerate(notebooks.code_cells(notebook), start=1):
+            each.execution_count = count
+
+    assert broken(change) == []
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -85,6 +96,9 @@ def test_a_whole_lab_passes(executed_path: Path) -> None:
         (replace("@v", "@w"), "must install by the line '!pip install -q"),
         (replace("    !pip", "    !pip install numpy\n    !pip"), "once: run `make stamp`"),
         (replace("lab.report()", 'if lab.tier == "gpu":\n    lab.report()'), "lab.budget"),
+        (replace("import math", "import math\nranks = lab.ranks(4)"), "is tagged 'setup' and uses ranks"),
+        (replace("def step_bill", "ranks.push(a=1)\ndef step_bill"), "is tagged 'exercise' and uses ranks"),
+        (replace("step_bill = lab", "%px 1\nstep_bill = lab"), "is tagged 'check' and uses ranks"),
         (drop("lab.predict("), "nothing is predicted"),
         (retag("lab.predict(", "measure"), "not tagged 'predict'"),
         (replace("### BEGIN SOLUTION\nguess", "guess"), "given away"),

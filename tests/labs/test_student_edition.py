@@ -79,6 +79,14 @@ def test_a_guess_that_cannot_be_blanked_is_refused(body: str) -> None:
         student.student_edition(nbformat.v4.new_notebook(cells=[cell]))
 
 
+def test_cells_that_all_ranks_run_stay_as_they_are() -> None:
+    source = "%%px --stuck 1\ngroup.recv(x, rank)"
+    cell = nbformat.v4.new_code_cell(source, outputs=[nbformat.v4.new_output("stream", text="[stdout:0] 1")])
+    edition = student.student_edition(nbformat.v4.new_notebook(cells=[cell]))
+    assert edition.cells[0].source == source
+    assert edition.cells[0].outputs == []
+
+
 def test_markers_without_a_partner_are_refused() -> None:
     cell = nbformat.v4.new_code_cell("def f():\n    ### BEGIN SOLUTION\n    return 1")
     with pytest.raises(notebooks.ToolError, match="no end solution"):

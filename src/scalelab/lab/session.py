@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -16,6 +16,9 @@ from scalelab.lab import predictions as guesses
 from scalelab.lab import report as reports
 from scalelab.lab.attempts import Attempts, Checks
 from scalelab.lab.checks import exercises
+
+if TYPE_CHECKING:
+    from scalelab.lab.ranks import Ranks
 
 T = TypeVar("T")
 
@@ -72,6 +75,7 @@ class Lab:
         self._measured: dict[str, tuple[guesses.Value, str]] = {}
         self._asked: dict[str, None] = {}  # names in the order they came up, guessed or not
         self.check = Checks(name, seed, self._attempts)
+        self._ranks: Ranks | None = None
 
     def __repr__(self) -> str:
         return f"Lab({self.name!r}, tier={self.tier!r}, device={str(self.device)!r}, seed={self.seed})"
@@ -133,6 +137,21 @@ class Lab:
             LabError: the answer is wrong or missing; the message is the check's.
         """
         self.check.hidden_test(exercise, answer, seed=seed)
+
+    def ranks(self, size: int = 4) -> Ranks:
+        """Processes that work together, for `%%px` cells: started, joined by torch.distributed, and named.
+
+        On each are defined `rank, size, group, device, torch, dist, np`; torch, numpy and random are seeded
+        alike. With a GPU for each (gpu tier) they talk by NCCL, else on the CPU by gloo, one thread each.
+        Called again it hands back the ranks that run; should one have ended, all are started anew.
+
+        Raises:
+            LabError: not a number from 1 to 16, Windows, or they do not start.
+        """
+        from scalelab.lab import ranks
+
+        self._ranks = ranks.ensure(self._ranks, size, on_gpus=self.tier == "gpu", seed=self.seed)
+        return self._ranks
 
     def show(self, figure: Any, *, alt: str) -> None:
         """Show a matplotlib figure with a text for those who do not see it.

@@ -35,12 +35,15 @@ class Board(Protocol):
 class TorchGroup(Group):
     """A rank that is a process.
 
+    Attributes:
+        limit_s: how long a wait may last; None: as long as the process group's own limit (gloo only).
+
     Args:
         process_group: torch's; None: the default one, of all processes.
         device: where the tensors live that are sent; None: this process's GPU for NCCL, else the CPU.
-        limit_s: how long a wait may last; None: as long as the process group's own limit (gloo only).
         board: where to write what this rank waits for; None: nowhere.
-        interruptible: wait in another thread, so that Ctrl-C is heard at once; some 50 µs a message.
+        interruptible: wait in another thread, so that Ctrl-C is heard at once; some 50 µs a message. (A lab's
+            ranks do without: there the connections are shut, which also ends torch's own collectives.)
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class TorchGroup(Group):
         self.size = found.size()
         self._is_nccl = dist.get_backend(found) == "nccl"
         self._place = device or torch.device("cuda" if self._is_nccl else "cpu")
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._board = board
         self._interruptible = interruptible
 
@@ -113,10 +116,10 @@ class TorchGroup(Group):
             self._board.write(self.rank, "")
 
     def _wait(self, work: dist.Work) -> None:
-        if self._limit_s is None or self._is_nccl:
+        if self.limit_s is None or self._is_nccl:
             work.wait()
         else:
-            work.wait(timedelta(seconds=self._limit_s))
+            work.wait(timedelta(seconds=self.limit_s))
 
     def _told(self, error: RuntimeError) -> str:
         """What happened, and what each rank waits for if there is a board."""
