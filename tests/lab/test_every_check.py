@@ -39,6 +39,9 @@ class Bar:
 
 FOUR = (0, 1, 2, 12345)
 BARS: Mapping[str, Bar] = {
+    "parallelism/data-parallel": Bar(6, 0.6, FOUR, FOUR, ["should"]),
+    "parallelism/sharding": Bar(8, 0.45, FOUR, range(8), ["should", "wait for each other"]),
+    "parallelism/pipeline": Bar(8, 0.6, FOUR, range(8), ["should"]),
     "transformers/basics": Bar(6, 0.6, FOUR, FOUR, ["should"]),
     "transformers/tokens": Bar(6, 0.4, FOUR, FOUR, ["should"]),
     "transformers/attention": Bar(6, 0.75, FOUR, range(8), ["should be", "should have"]),
@@ -50,11 +53,13 @@ BARS: Mapping[str, Bar] = {
     "scaling-laws/planning": Bar(7, 0.6, FOUR, range(8), ["should"]),
     "scaling-laws/power-laws": Bar(6, 0.5, FOUR, range(8), ["should"]),
     "transformers/inference": Bar(8, 0.6, (*range(20), 12345), range(8), ["should be", "should have"]),
+    "parallelism/tensor-parallel": Bar(9, 0.6, FOUR, FOUR, ["should be", "should have"]),
 }
 # The table's work put in the wrong place is the right sum.
 CANCELLING = {
     frozenset({"input table counted as if it multiplied", "tied head forgotten"}),
     frozenset({"the sum for the mean", "a confidence interval used for a prediction"}),  # times and over √P
+    frozenset({"half of the ring", "four bytes a number"}),  # half of the tensor, twice as wide
 }
 ALL = [(lab, name) for lab in BARS for name in exercises(lab)]
 

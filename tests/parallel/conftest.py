@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -15,7 +16,10 @@ JOBS = Path(__file__).with_name("jobs.py")
 
 
 class Pool:
-    """Processes on gloo with one thread each; `run` has each of them do a job of jobs.py at the same time."""
+    """Processes on gloo with one thread each; `run` has each of them do a job of jobs.py at the same time.
+
+    "file:job" is one of another file beside it.
+    """
 
     def __init__(self, n_processes: int, folder: Path) -> None:
         context = multiprocessing.get_context("spawn")
@@ -58,7 +62,6 @@ class Pool:
 
 def serve(rank: int, n_processes: int, meeting: str, end: Connection) -> None:
     """A process of the pool: jobs in, answers out."""
-    import importlib.util
     import traceback
 
     import torch
@@ -66,19 +69,28 @@ def serve(rank: int, n_processes: int, meeting: str, end: Connection) -> None:
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=n_processes)
-    spec = importlib.util.spec_from_file_location("jobs", JOBS)
-    assert spec is not None
-    assert spec.loader is not None
-    jobs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(jobs)
     while (asked := end.recv()) is not None:
         number, job, arguments = asked
+        file, _, name = job.rpartition(":")
         try:
-            end.send((number, True, getattr(jobs, job)(dist.group.WORLD, **arguments)))
+            end.send((number, True, getattr(jobs(file), name)(dist.group.WORLD, **arguments)))
         except BaseException:
             end.send((number, False, traceback.format_exc()))
     end.close()
     os._exit(0)  # as the command does: threads of the group may still be at work
+
+
+@functools.cache
+def jobs(file: str) -> Any:
+    """The module of jobs of this name; "" is jobs.py."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("jobs", JOBS.with_stem(file or JOBS.stem))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

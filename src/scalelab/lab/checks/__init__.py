@@ -47,14 +47,22 @@ def _registry() -> dict[str, tuple[Exercise, ...]]:
         block,
         capability,
         compute_optimal,
+        data_parallel,
         inference,
+        pipeline,
         planning,
         power_laws,
+        sharding,
+        tensor_parallel,
         tokens,
         training,
     )
 
     return {
+        "parallelism/data-parallel": data_parallel.EXERCISES,
+        "parallelism/tensor-parallel": tensor_parallel.EXERCISES,
+        "parallelism/pipeline": pipeline.EXERCISES,
+        "parallelism/sharding": sharding.EXERCISES,
         "scaling-laws/capability": capability.EXERCISES,
         "scaling-laws/compute-optimal": compute_optimal.EXERCISES,
         "scaling-laws/planning": planning.EXERCISES,

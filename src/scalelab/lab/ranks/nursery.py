@@ -88,8 +88,12 @@ def _say(**words: object) -> None:
 def _import_all() -> None:
     """Whatever the children need, so that they share it."""
     import ipyparallel.controller.app  # noqa: F401
+    import torch
 
     import scalelab.lab.ranks.engine  # noqa: F401
+
+    with torch.device("meta"):
+        torch.nn.Embedding(1, 1)  # the first model of a process imports hundreds of torch's modules
 
 
 def _start(folder: Path, rank: int, ends: dict[int, int], can_fork: bool) -> int:

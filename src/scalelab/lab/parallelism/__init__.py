@@ -1,0 +1,1 @@
+"""What the labs on parallelism import beside the subject: recorded studies, pictures, plumbing."""
