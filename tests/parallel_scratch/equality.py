@@ -156,7 +156,7 @@ def largest_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tenso
 def assert_same_tensors(
     found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float
 ) -> None:
-    """Raises Differs: other names or shapes, a number that is not finite, ‖Δ‖/‖expected‖ above `tolerance`."""
+    """Raises Differs: other names or shapes, numbers that are not finite, ‖Δ‖/‖expected‖ above that."""
     if set(found) != set(expected):
         raise Differs(f"missing: {set(expected) - set(found)}; too many: {set(found) - set(expected)}")
     for name, wanted in expected.items():
