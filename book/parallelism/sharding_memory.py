@@ -308,8 +308,11 @@ def fit_numbers() -> dict[str, str]:
 
 
 def llama_numbers() -> dict[str, str]:
-    """Llama 3 405B on 16,384 GPUs: state of the first rank, sharded and not."""
-    shape: dict[str, int] = {"dp": 128, "tp": 8, "pp": 16}
+    """Llama 3 405B on 16,384 GPUs: state of a rank of a middle stage, sharded and not.
+
+    The paper takes a layer from the first and the last stage: 7 with the table or the head, 8 in between.
+    """
+    shape: dict[str, int] = {"dp": 128, "tp": 8, "pp": 16, "pp_rank": 1}
     assert preset("llama-3.1-405b") is not None
     whole = rank_memory("llama-3.1-405b", **shape, stage=0)
     cut = rank_memory("llama-3.1-405b", **shape, stage=2)

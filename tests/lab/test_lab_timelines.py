@@ -46,7 +46,7 @@ def test_nothing_cannot_be_drawn(traces: dict[str, list[object]]) -> None:
 
 
 def steps(*late: float) -> tuple[list[float], Any]:
-    """A way to take steps whose messages take so many beats, and where it notes the beats it was asked for."""
+    """A way to take steps whose messages take so many beats, and where it notes the beats asked for."""
     asked: list[float] = []
 
     def take(beat_s: float) -> list[Span]:
