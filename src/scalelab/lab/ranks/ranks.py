@@ -26,7 +26,7 @@ MAX_SIZE = 16
 LIMIT_S = 15.0
 STUCK_S = 3.0
 AFTERMATH_S = 1.0  # for the others to finish when a rank has failed
-HEED_S = 5.0  # for ranks to end that were told to; a tenth of a second, where the machine is not busy
+HEED_S = 15.0  # for ranks to end that were told to: a tenth of a second, but on a crowded machine many
 
 COMMUNICATION = {"RuntimeError", "ParallelError", "KeyboardInterrupt"}  # errors that leave a group broken
 
