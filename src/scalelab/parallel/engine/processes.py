@@ -20,7 +20,7 @@ from scalelab.core.errors import ConfigError, TrainingError
 from scalelab.parallel.engine.data_parallel import Announce
 from scalelab.parallel.engine.ending import announce
 from scalelab.parallel.engine.launch import Launch
-from scalelab.parallel.engine.layout import Layout
+from scalelab.parallel.engine.layout import AXES, Layout, Order
 from scalelab.parallel.engine.replicated import Replicated
 from scalelab.parallel.engine.sharded import Sharded
 from scalelab.train import SingleProcess, Strategy
@@ -81,22 +81,29 @@ def make_strategy(
     device: torch.device,
     *,
     announce: Announce | None = None,
+    order: Order = "1f1b",
 ) -> Strategy:
-    """The strategy of a layout: DDP where each process holds the whole model, FSDP where it is cut.
+    """The strategy of a layout: DDP where each process holds the whole model, FSDP where weights are cut.
+
+    Where layers are dealt out (tp, pp), `Composed` does that, with FSDP's machinery under it.
 
     Args:
-        group: the processes; for FSDP all that there are, since torch lays its meshes over all.
+        group: the processes; for all but DDP all that there are, since torch lays its meshes over all.
         announce: as for `DataParallel`.
+        order: of a pipeline's micro-batches.
     """
     if layout.n_processes == 1:
         return SingleProcess(device)
-    if layout.dp_shard == 1:
+    if layout.n_parts == 1:
         return Replicated(layout, group, device, announce=announce)
     assert group is dist.group.WORLD, "a mesh spans all processes"
-    shape = (layout.dp_shard,) if layout.dp_replicate == 1 else (layout.dp_replicate, layout.dp_shard)
-    names = ("dp_replicate", "dp_shard")[-len(shape) :]
-    mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
-    return Sharded(layout, group, device, mesh=mesh, announce=announce)
+    mesh = init_device_mesh(device.type, layout.shape, mesh_dim_names=AXES)
+    if layout.tp == layout.pp == 1:
+        axes = ("dp_replicate", "dp_shard") if layout.dp_replicate > 1 else ("dp_shard",)
+        return Sharded(layout, group, device, mesh=mesh[axes], announce=announce)
+    from scalelab.parallel.engine.composed import Composed
+
+    return Composed(layout, group, device, mesh=mesh, order=order, announce=announce)
 
 
 def device_of(launch: Launch, asked: str | None) -> torch.device:
