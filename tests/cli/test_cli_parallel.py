@@ -45,7 +45,7 @@ def test_a_layout_of_several_processes_in_one_is_refused_with_the_command_that_s
     assert not out.exists()
 
 
-@pytest.mark.parametrize("layout", ["dpp", "dp_shard=0", "dp_shard", "tp=1", ""])
+@pytest.mark.parametrize("layout", ["dpp", "dp_shard=0", "dp_shard", "cp=1", ""])
 def test_a_layout_that_cannot_be_is_one_clear_line(layout: str, tmp_path: Path, capsys: Any) -> None:
     assert main(["train", *TINY, "--out", str(tmp_path / "a"), "--parallel", layout]) == 2
     err = capsys.readouterr().err

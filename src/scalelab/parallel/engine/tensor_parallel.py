@@ -84,7 +84,7 @@ def parallelize(decoder: Decoder, mesh: DeviceMesh) -> None:
 
 
 def check_divides(config: DecoderConfig, seq_len: int, tp: int) -> None:
-    """Refuse what cannot be dealt out equally.
+    """Refuse what cannot be dealt out equally; the vocabulary need not be.
 
     Raises:
         ConfigError: naming every count that the number of processes does not divide.
@@ -93,13 +93,12 @@ def check_divides(config: DecoderConfig, seq_len: int, tp: int) -> None:
         "n_heads": config.n_heads,
         "n_kv_heads": config.kv_heads,
         "d_ff": config.ff_width,
-        "vocab_size": config.vocab_size,
         "seq_len": seq_len,
     }
     wrong = [f"{name}={count}" for name, count in counts.items() if count % tp]
     if wrong:
         raise ConfigError(
-            f"tp={tp} deals out heads, columns, vocabulary and time equally, and does not divide "
+            f"tp={tp} deals out heads, columns and time equally, and does not divide "
             f"{', '.join(wrong)}: choose multiples of {tp}, or another tp"
         )
 
