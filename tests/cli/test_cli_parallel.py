@@ -16,6 +16,7 @@ from scalelab.core.config import DecoderConfig
 from scalelab.core.errors import ConfigError, TrainingError
 from scalelab.cost import memory
 from scalelab.parallel.engine.launch import Launch
+from scalelab.parallel.engine.layout import Layout
 from scalelab.train import TrainConfig, Trainer, load_checkpoint
 
 TINY = [
@@ -125,6 +126,17 @@ def test_processes_share_a_machines_memory_and_sharding_makes_room(
     else:
         with pytest.raises(TrainingError, match="of memory in its 2 processes, this cpu has"):
             command._check_memory(model, training, strategy, launch)
+
+
+def test_layers_that_are_dealt_out_make_room_for_activations_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = DecoderConfig(n_layers=2, d_model=64, n_heads=4, vocab_size=512, seq_len=128)
+    training = TrainConfig(n_tokens=128 * 64, batch_size=64, seq_len=128)
+    launch = Launch(rank=0, n_processes=4, local_rank=0, local_processes=1)
+    one = memory(model, batch_size=64, seq_len=128)
+    monkeypatch.setattr(command, "_device_bytes", lambda device: int(0.4 * one.peak_bytes))
+    command._check_memory(model, training, strategy_of(1, 4), launch, Layout(pp=2, tp=2))
+    with pytest.raises(TrainingError, match="a step needs about"):
+        command._check_memory(model, training, strategy_of(1, 4), launch, Layout(dp_shard=4))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

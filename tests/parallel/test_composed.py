@@ -180,6 +180,20 @@ def test_bf16_is_as_near_to_fp32_as_one_processs_bf16(
     assert differences(found, exact)[1] < 2 * alone[1]
 
 
+@pytest.mark.parametrize("layout", ["tp=2", "dp_shard=2,tp=2"])
+def test_an_overflow_in_one_processs_part_skips_the_step_on_all(layout: str, pair: Any, four: Any) -> None:
+    for found in pool_of(layout, pair, four).run("overflow", layout=layout, clip=True):
+        assert found == {"changed": [False, True], "scales": [2.0**9, 2.0**9]}
+
+
+def test_ctrl_c_on_the_last_stage_stops_all_after_the_same_step(pair: Any, tmp_path: Path) -> None:
+    found = pair.run("training", layout="pp=2", run_dir=str(tmp_path), interrupt={1: 3})
+    assert [run["steps"] for run in found] == [3, 3]
+    assert all("stopped after step 3 of 6" in run["stopped"] for run in found)
+    resumed = pair.run("training", layout="pp=2", run_dir=str(tmp_path), resume=True)
+    assert_same_bits(resumed[0], pair.run("training", layout="pp=2")[0])
+
+
 # --- one format, whatever the layout ----------------------------------------------------------------------
 
 

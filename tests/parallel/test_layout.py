@@ -11,7 +11,7 @@ import torch
 from scalelab.core.errors import ConfigError, TrainingError
 from scalelab.parallel.engine.launch import Launch, read_launch
 from scalelab.parallel.engine.layout import Layout, parse_layout, processes_of
-from scalelab.parallel.engine.processes import device_of
+from scalelab.parallel.engine.processes import device_of, make_strategy
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,21 @@ def test_each_process_takes_the_gpu_of_its_place_on_the_machine(monkeypatch: pyt
         device_of(crowded, None)
     with pytest.raises(TrainingError, match="unknown device 'gpu'"):
         device_of(launch, "gpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "layout", "says"),
+    [
+        ("mps", Layout(dp_replicate=2), r"dp_replicate=2 needs processes that exchange tensors, .* 'mps'"),
+        ("cuda", Layout(tp=2), r"tp=2 cuts the model over GPUs, which takes NCCL, .* --device cpu"),
+    ],
+)
+def test_what_torch_cannot_do_on_a_device_is_refused_with_what_it_can(
+    device: str, layout: Layout, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    with pytest.raises(TrainingError, match=says):
+        make_strategy(layout, None, torch.device(device))  # type: ignore[arg-type]
 
 
 def test_a_layout_is_read_without_torch() -> None:

@@ -12,6 +12,7 @@ Taught in book/transformers/training.md.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -20,11 +21,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.pipelining import Schedule1F1B
 from torch.distributed.tensor.experimental import implicit_replication
 from torch.distributed.tensor.parallel import loss_parallel
 
 from scalelab.core.config import DecoderConfig, ModelConfig
-from scalelab.core.errors import ConfigError
+from scalelab.core.errors import ConfigError, TrainingError
 from scalelab.models import Decoder
 from scalelab.models.loss import loss_nats
 from scalelab.parallel.engine.data_parallel import Announce, DataParallel, SummedLoss
@@ -62,6 +64,9 @@ class Composed(DataParallel):
         layout, group, device, announce: as for `DataParallel`.
         mesh: all processes, by all of the layout's axes.
         order: the pipeline's schedule.
+
+    Raises:
+        TrainingError: this torch is too old.
     """
 
     can_compile = False  # torch's hooks on cut tensors and its schedules are not what a compiler sees through
@@ -77,6 +82,7 @@ class Composed(DataParallel):
         announce: Announce | None = None,
     ) -> None:
         super().__init__(layout, group, device, announce=announce)
+        _check_torch(layout)
         self._axes = layout
         self._place = layout.coordinates(self.rank)
         self._mesh = mesh
@@ -101,7 +107,7 @@ class Composed(DataParallel):
                 "or dp_shard, which take any model"
             )
         if self._axes.tp > 1:
-            check_divides(model, config.seq_len, self._axes.tp)
+            check_divides(model, self._axes.tp, seq_len=config.seq_len)
         if self._axes.pp > 1:
             layers_of(model.n_layers, 0, self._axes.pp)
             n_micro_batches(config.batch_size // self.n_shares, config.accumulate, self._axes.pp)
@@ -119,7 +125,7 @@ class Composed(DataParallel):
             )
         axes, config = self._axes, model.config
         if axes.tp > 1:
-            check_divides(config, config.seq_len, axes.tp)
+            check_divides(config, axes.tp)
         broadcast_model(model, self._group)
         model.to(self.device)
         self._shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
@@ -222,7 +228,7 @@ class Composed(DataParallel):
 
     def clip(self, model: nn.Module, max_norm: float) -> Tensor:
         """By the norm over all parts of all stages, each counted once."""
-        squares = torch.zeros((), device=self.device)
+        squares = torch.zeros((), device=self.device, dtype=torch.float64)  # whatever parameters are in
         stage_size = self.n_processes // self._axes.pp
         for name, parameter in model.named_parameters():
             if parameter.grad is None or (name == TABLE and self._is_second_table()):
@@ -349,6 +355,14 @@ class _Whole(SummedLoss):
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         return own_part(super().forward(tokens, targets)).clone()  # FSDP hangs its hooks on no view
+
+
+def _check_torch(layout: Layout) -> None:
+    """By what is used of torch's pipelining, which changed from version to version."""
+    if "return_outputs" not in inspect.signature(Schedule1F1B.step).parameters and layout.pp > 1:
+        raise TrainingError(
+            f"pp needs a newer torch than {torch.__version__}: update it (2.13 will do), or leave pp away"
+        )
 
 
 def _summed(logits: Tensor, targets: Tensor) -> Tensor:

@@ -115,9 +115,13 @@ def make_strategy(
         group: the processes; for all but DDP all that there are, since torch lays its meshes over all.
         announce: as for `DataParallel`.
         order: of a pipeline's micro-batches.
+
+    Raises:
+        TrainingError: torch has no means to cut weights over processes on this device.
     """
     if layout.n_processes == 1:
         return SingleProcess(device)
+    _check_device(layout, device)
     if layout.n_parts == 1:
         return Replicated(layout, group, device, announce=announce)
     assert group is dist.group.WORLD, "a mesh spans all processes"
@@ -128,6 +132,20 @@ def make_strategy(
     from scalelab.parallel.engine.composed import Composed
 
     return Composed(layout, group, device, mesh=mesh, order=order, announce=announce)
+
+
+def _check_device(layout: Layout, device: torch.device) -> None:
+    """Refuse what torch cannot do between processes on such a device."""
+    if device.type not in ("cpu", "cuda"):
+        raise TrainingError(
+            f"{layout} needs processes that exchange tensors, and torch's on {device.type!r} do not: use "
+            "--device cpu, or one process"
+        )
+    if device.type == "cuda" and not dist.is_nccl_available() and layout.n_parts > 1:
+        raise TrainingError(
+            f"{layout} cuts the model over GPUs, which takes NCCL, and this torch is built without: use "
+            "dp_replicate alone, or --device cpu"
+        )
 
 
 def device_of(launch: Launch, asked: str | None) -> torch.device:

@@ -83,8 +83,11 @@ def parallelize(decoder: Decoder, mesh: DeviceMesh) -> None:
             parallelize_module(decoder, mesh, {path: style}, src_data_rank=None)
 
 
-def check_divides(config: DecoderConfig, seq_len: int, tp: int) -> None:
+def check_divides(config: DecoderConfig, tp: int, *, seq_len: int | None = None) -> None:
     """Refuse what cannot be dealt out equally; the vocabulary need not be.
+
+    Args:
+        seq_len: tokens of each row that will be trained on; None: not known yet.
 
     Raises:
         ConfigError: naming every count that the number of processes does not divide.
@@ -93,7 +96,7 @@ def check_divides(config: DecoderConfig, seq_len: int, tp: int) -> None:
         "n_heads": config.n_heads,
         "n_kv_heads": config.kv_heads,
         "d_ff": config.ff_width,
-        "seq_len": seq_len,
+        "seq_len": seq_len or tp,
     }
     wrong = [f"{name}={count}" for name, count in counts.items() if count % tp]
     if wrong:
