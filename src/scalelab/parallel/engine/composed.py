@@ -126,8 +126,7 @@ class Composed(DataParallel):
         axes, config = self._axes, model.config
         if axes.tp > 1:
             check_divides(config, axes.tp)
-        broadcast_model(model, self._group)
-        model.to(self.device)
+        broadcast_model(model, self._group)  # on the CPU still: the device may have no room for all of it
         self._shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
         self._note_rows(model)
         dtype = model.token_embedding.weight.dtype
@@ -142,7 +141,7 @@ class Composed(DataParallel):
         engine: nn.Module = self._stage or _Whole(model)
         if self.n_shares > 1:
             shard(engine, model, self._data_mesh())
-        self._engine = engine
+        self._engine = engine.to(self.device)
         if self._stage is not None:
             self._pipeline = Pipeline(
                 self._stage,
