@@ -87,23 +87,21 @@ def compare_endings(
         return Ending.INTERRUPTED
     if _READER_GONE in said:
         return Ending.READER_GONE
-    if is_timeout(error):
+    if is_timeout(error) and all(_says(words, (*_LOST, *_TIMED_OUT)) for words in said):
         return Ending.TIMED_OUT
-    if is_loss(error) or set(before.values()) - {own}:
+    if is_loss(error) or is_timeout(error) or set(before.values()) - {own}:
         return Ending.CONSEQUENCE
     return Ending.COMMON if len(found) == launch.n_processes and len(said) == 1 else Ending.OWN
 
 
 def is_loss(error: BaseException) -> bool:
     """Whether an error only says that another process is gone."""
-    words = str(error).lower()
-    return isinstance(error, RuntimeError) and any(sign in words for sign in _LOST)
+    return isinstance(error, RuntimeError) and _says(str(error), _LOST)
 
 
 def is_timeout(error: BaseException) -> bool:
     """Whether an error says that another process did not answer in time."""
-    words = str(error).lower()
-    return isinstance(error, RuntimeError) and any(sign in words for sign in _TIMED_OUT)
+    return isinstance(error, RuntimeError) and _says(str(error), _TIMED_OUT)
 
 
 def waited_in(error: BaseException) -> str:
@@ -142,6 +140,10 @@ def wait_until_told(store: dist.Store, at_most_s: float) -> None:
     """Stay until rank 0 has told what all met: a launcher ends all processes as soon as one has failed."""
     with contextlib.suppress(RuntimeError):
         _wait_for([_TOLD], store, at_most_s)
+
+
+def _says(words: str, signs: tuple[str, ...]) -> bool:
+    return any(sign in words.lower() for sign in signs)
 
 
 def _wait_for(keys: list[str], store: dist.Store, at_most_s: float) -> None:
