@@ -74,6 +74,13 @@ def test_help_says_what_parallel_takes(capsys: Any) -> None:
     assert "torchrun --nproc-per-node 2 -m scalelab train" in out
 
 
+def test_how_long_to_wait_is_read_before_processes_meet_whatever_else_is_wrong() -> None:
+    assert command._timeout(["--timeout", "5", "--d-modell", "7"]).total_seconds() == 5
+    assert command._timeout(["--timeout=2k"]).total_seconds() == 2000
+    for words in ([], ["--help"], ["--timeout", "soon"], ["--timeout"]):
+        assert command._timeout(words).total_seconds() == 1800
+
+
 def test_several_processes_and_no_layout_are_refused_with_the_layouts_there_are() -> None:
     launch = Launch(rank=0, n_processes=2, local_rank=0, local_processes=2)
     args: Any = SimpleNamespace(parallel=None, device="cpu")

@@ -101,9 +101,11 @@ def _train(argv: Sequence[str], launch: Launch | None, world: World | None) -> i
 
 def _timeout(argv: Sequence[str]) -> timedelta:
     """How long processes wait for each other, read before they meet; mistakes are told after that."""
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    known.add_argument("--timeout", type=whole_number, default=TIMEOUT_S)
     try:
-        return timedelta(seconds=_parser().parse(argv).timeout)
-    except (ConfigError, SystemExit):
+        return timedelta(seconds=known.parse_known_args(argv)[0].timeout)
+    except argparse.ArgumentError:
         return timedelta(seconds=TIMEOUT_S)
 
 
