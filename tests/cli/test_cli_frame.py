@@ -18,7 +18,7 @@ from scalelab.cli import app, main
 from scalelab.cli.parser import Command, Parser, count, one_of, real_number, seed_number, whole_number
 from scalelab.core.errors import ConfigError
 
-COMMANDS = ("cost", "data", "train", "generate", "pretrain", "sweep", "fit")
+COMMANDS = ("cost", "data", "train", "generate", "pretrain", "sweep", "fit", "launch")
 
 
 def scalelab_process(*words: str, **options: object) -> subprocess.CompletedProcess[str]:

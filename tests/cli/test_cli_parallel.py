@@ -16,6 +16,7 @@ from scalelab.core.config import DecoderConfig
 from scalelab.core.errors import ConfigError, TrainingError
 from scalelab.cost import memory
 from scalelab.parallel.engine.launch import Launch
+from scalelab.parallel.engine.layout import Layout
 from scalelab.train import TrainConfig, Trainer, load_checkpoint
 
 TINY = [
@@ -45,7 +46,7 @@ def test_a_layout_of_several_processes_in_one_is_refused_with_the_command_that_s
     assert not out.exists()
 
 
-@pytest.mark.parametrize("layout", ["dpp", "dp_shard=0", "dp_shard", "tp=1", ""])
+@pytest.mark.parametrize("layout", ["dpp", "dp_shard=0", "dp_shard", "cp=1", ""])
 def test_a_layout_that_cannot_be_is_one_clear_line(layout: str, tmp_path: Path, capsys: Any) -> None:
     assert main(["train", *TINY, "--out", str(tmp_path / "a"), "--parallel", layout]) == 2
     err = capsys.readouterr().err
@@ -71,6 +72,13 @@ def test_help_says_what_parallel_takes(capsys: Any) -> None:
     out = capsys.readouterr().out
     assert "--parallel LAYOUT" in out
     assert "torchrun --nproc-per-node 2 -m scalelab train" in out
+
+
+def test_how_long_to_wait_is_read_before_processes_meet_whatever_else_is_wrong() -> None:
+    assert command._timeout(["--timeout", "5", "--d-modell", "7"]).total_seconds() == 5
+    assert command._timeout(["--timeout=2k"]).total_seconds() == 2000
+    for words in ([], ["--help"], ["--timeout", "soon"], ["--timeout"]):
+        assert command._timeout(words).total_seconds() == 1800
 
 
 def test_several_processes_and_no_layout_are_refused_with_the_layouts_there_are() -> None:
@@ -125,6 +133,17 @@ def test_processes_share_a_machines_memory_and_sharding_makes_room(
     else:
         with pytest.raises(TrainingError, match="of memory in its 2 processes, this cpu has"):
             command._check_memory(model, training, strategy, launch)
+
+
+def test_layers_that_are_dealt_out_make_room_for_activations_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = DecoderConfig(n_layers=2, d_model=64, n_heads=4, vocab_size=512, seq_len=128)
+    training = TrainConfig(n_tokens=128 * 64, batch_size=64, seq_len=128)
+    launch = Launch(rank=0, n_processes=4, local_rank=0, local_processes=1)
+    one = memory(model, batch_size=64, seq_len=128)
+    monkeypatch.setattr(command, "_device_bytes", lambda device: int(0.4 * one.peak_bytes))
+    command._check_memory(model, training, strategy_of(1, 4), launch, Layout(pp=2, tp=2))
+    with pytest.raises(TrainingError, match="a step needs about"):
+        command._check_memory(model, training, strategy_of(1, 4), launch, Layout(dp_shard=4))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -29,7 +29,7 @@ def test_nothing_ablated_is_the_decoder_itself() -> None:
 def test_without_residual_a_stack_is_its_parts_one_after_another() -> None:
     tokens, _ = draw_tokens()
     model = ablated(CONFIG, Ablation(residual=False), seed=0)
-    x = model._embed(tokens, torch.arange(12), 0)
+    x = model.embed(tokens, torch.arange(12), 0)
     from scalelab.models.attention import Sight
     from scalelab.models.positions import rope_tables
 

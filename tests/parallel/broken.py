@@ -1,8 +1,8 @@
 """`scalelab` with something that happens at a chosen moment in one process: BROKEN is its rank, and what.
 
-bug, mistake, killed: in step 4. late: rank 0 takes long to close its logger, after a loss that is no number
-everywhere. meets, reads: it waits before it meets the others, or while it makes the tokenizer; the file named
-by FLAG is there from then on.
+In step 4: bug, mistake, killed, stopped (by SIGSTOP), sleeps. late: rank 0 takes long to close its logger,
+after a loss that is no number everywhere. meets, reads: it waits before it meets the others, or while it
+makes the tokenizer. The file named by FLAG is there from the moment that a process hangs or waits.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ advance, close = Trainer._advance, JsonlLogger.close
 def and_then(self: Trainer) -> None:
     if self.step_count == 3 and way == "late":
         raise TrainingError("the loss is nan, everywhere")
+    if self.step_count == 3 and is_here and way in ("stopped", "sleeps"):
+        Path(os.environ["FLAG"]).touch()
+        if way == "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(600)
     if self.step_count == 3 and is_here and way in ("bug", "mistake", "killed"):
         if way == "killed":
             os.kill(os.getpid(), signal.SIGKILL)

@@ -5,46 +5,49 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import runpy
 import signal
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scalelab.core.config import DecoderConfig
 from scalelab.core.errors import CheckpointError, ConfigError
 from scalelab.data import TokenData
 from scalelab.models import Decoder
-from scalelab.parallel.engine.layout import parse_layout
+from scalelab.parallel.engine.composed import Composed
+from scalelab.parallel.engine.layout import Order, parse_layout
 from scalelab.parallel.engine.processes import make_strategy
 from scalelab.train import SingleProcess, Strategy, TrainConfig, Trainer, evaluate, load_checkpoint
 from scalelab.train.gradients import accumulate_gradients
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.precision import make_scaler
+from scalelab.train.state import parameter_of
+
+planted = runpy.run_path(str(Path(__file__).with_name("faults.py")))["planted"]
 
 CPU = torch.device("cpu")
 VOCAB, SEQ_LEN, BATCH = 64, 32, 8
 MODEL = DecoderConfig(n_layers=2, d_model=32, n_heads=2, vocab_size=VOCAB, seq_len=SEQ_LEN)
 
 
+MODEL_FIELDS = {field.name for field in dataclasses.fields(DecoderConfig)} - {"seq_len"}
+
+
 class InDouble(Decoder):
-    """A decoder in fp64 throughout: ours takes the loss in fp32 whatever its weights are in."""
+    """A decoder in fp64 throughout."""
 
     def __init__(self, config: DecoderConfig, seed: int = 0) -> None:
         super().__init__(config, seed=seed)
         self.double()
-
-    def loss(self, tokens: Any, targets: Any, reduction: Any = "mean", ignore_index: int = -100) -> Any:
-        return F.cross_entropy(
-            self(tokens).flatten(0, 1), targets.flatten(), reduction=reduction, ignore_index=ignore_index
-        )
 
 
 class WithTiedHead(Decoder):
@@ -89,10 +92,10 @@ def settings(n_steps: int, **changes: Any) -> TrainConfig:
     return TrainConfig(n_tokens=n_steps * values["batch_size"] * values["seq_len"], **values)
 
 
-def strategy_of(group: dist.ProcessGroup | None, layout: str) -> Strategy:
+def strategy_of(group: dist.ProcessGroup | None, layout: str, order: Order = "1f1b") -> Strategy:
     if group is None:
         return SingleProcess("cpu")
-    return make_strategy(parse_layout(layout, group.size()), group, CPU)
+    return make_strategy(parse_layout(layout, group.size()), group, CPU, order=order)
 
 
 def batch(masked: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -110,19 +113,29 @@ def whole(tensor: Any) -> torch.Tensor:
 
 def gradients(
     group: dist.ProcessGroup | None, *, layout: str, kind: str = "plain", pieces: int = 1,
-    masked: bool = False, clip: float | None = None, seed_of_rank: bool = False,
+    masked: bool = False, clip: float | None = None, seed_of_rank: bool = False, fault: str | None = None,
+    order: Order = "1f1b", precision: Any = "fp32", **changes: Any,
 ) -> tuple[float, dict[str, torch.Tensor], float | None]:  # fmt: skip
-    """The loss, every gradient, and the norm that clipping found."""
-    strategy = strategy_of(group, layout)
-    seed = 3 + (strategy.rank if seed_of_rank else 0)
-    model = strategy.place(KINDS[kind](MODEL, seed=seed))
-    loss = accumulate_gradients(
-        strategy.loss_function(model), *batch(masked), pieces=pieces, precision="fp32",
-        scaler=make_scaler("fp32", CPU), strategy=strategy,
-    )  # fmt: skip
-    norm = None if clip is None else float(strategy.clip(model, clip))
-    found = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
-    return float(loss), found, norm
+    """The loss, every gradient, and the norm that clipping found; with a fault in the engine, if named."""
+    with planted(fault):
+        strategy = strategy_of(group, layout, order)
+        seed = 3 + (strategy.rank if seed_of_rank else 0)
+        model = strategy.place(KINDS[kind](dataclasses.replace(MODEL, **changes), seed=seed))
+        loss = accumulate_gradients(
+            strategy.loss_function(model), *batch(masked), pieces=pieces, precision=precision,
+            scaler=make_scaler("fp32", CPU), strategy=strategy,
+        )  # fmt: skip
+        norm = None if clip is None else float(strategy.clip(model, clip))
+        return float(loss), gathered_gradients(strategy, model), norm
+
+
+def gathered_gradients(strategy: Strategy, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Every gradient, whole and by its name in one process; where layers are dealt out, on rank 0 alone."""
+    if not isinstance(strategy, Composed):
+        return {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+    state = {p: {"grad": p.grad} for p in model.parameters() if p.grad is not None}
+    found = strategy.optimizer_state(model, SimpleNamespace(state=state))
+    return {parameter_of(key): value.clone() for key, value in found.items()}
 
 
 class Collectives(TorchDispatchMode):
@@ -170,7 +183,8 @@ def training(
         change: rank → what makes its text another one.
     """
     strategy = strategy_of(group, layout)
-    config = dataclasses.replace(MODEL, dropout=dropout)
+    of_model = {name: changes.pop(name) for name in MODEL_FIELDS & changes.keys()}
+    config = dataclasses.replace(MODEL, dropout=dropout, **of_model)
     data = chain((change or {}).get(strategy.rank, 0))
     out: dict[str, Any] = {"warnings": [], "stopped": None, "error": None}
     with warnings.catch_warnings(record=True) as caught:

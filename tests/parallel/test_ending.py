@@ -15,12 +15,15 @@ from scalelab.parallel.engine.ending import (
     announce,
     compare_endings,
     is_loss,
+    is_timeout,
     say_told,
+    silent,
     wait_until_told,
 )
 from scalelab.parallel.engine.launch import Launch
 from scalelab.train.interrupt import Stopped
 
+LATE = RuntimeError("gloo: Timed out waiting 5000ms for recv operation to complete")
 LOST = RuntimeError("gloo: Connection closed by peer [127.0.0.1]:1234")
 
 
@@ -43,6 +46,18 @@ def endings(folder: Path, *errors: BaseException | None, patience_s: float = 0.5
     for thread in threads:
         thread.join(20)
     return found
+
+
+def test_who_waits_in_vain_for_one_that_says_nothing_has_timed_out(tmp_path: Path) -> None:
+    assert endings(tmp_path, LATE, None, LOST) == [Ending.TIMED_OUT, None, Ending.CONSEQUENCE]
+    launch = Launch(rank=0, n_processes=3, local_rank=0, local_processes=3)
+    assert silent(launch, dist.FileStore(str(tmp_path / "store"), 3)) == [1]
+
+
+def test_who_waits_in_vain_for_one_that_failed_meets_a_consequence(tmp_path: Path) -> None:
+    launch = Launch(rank=1, n_processes=2, local_rank=1, local_processes=2)
+    announce(DataError("a text that only this one reads"), launch, dist.FileStore(str(tmp_path / "store"), 2))
+    assert endings(tmp_path, LATE, None) == [Ending.CONSEQUENCE, None]
 
 
 def test_what_all_met_is_common(tmp_path: Path) -> None:
@@ -100,7 +115,7 @@ def test_who_waits_for_rank_0s_word_leaves_when_it_has_come(tmp_path: Path) -> N
     "words",
     [
         "[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:1",
-        "[gloo/transport/tcp/buffer.cc:81] Timed out waiting 1800000ms for recv operation to complete",
+        "[gloo/transport/tcp/pair.cc:269] Application timeout caused pair closure",
         "ncclRemoteError: possibly a network error or a remote process exited unexpectedly.",
     ],
 )
@@ -108,6 +123,13 @@ def test_gloo_and_nccl_have_several_words_for_a_process_that_is_gone(words: str)
     assert is_loss(RuntimeError(words))
     assert is_loss(dist.DistBackendError(words))
     assert not is_loss(DataError(words))
+
+
+def test_a_process_that_does_not_answer_is_not_taken_for_one_that_is_gone() -> None:
+    late = RuntimeError("[gloo/transport/tcp/buffer.cc:81] Timed out waiting 1800000ms for recv operation")
+    assert is_timeout(late)
+    assert not is_loss(late)
+    assert not is_timeout(DataError(str(late)))
 
 
 def test_what_one_met_while_the_others_go_on_is_its_own(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from scalelab.core.errors import ConfigError, TrainingError
 from scalelab.parallel.engine.launch import Launch, read_launch
 from scalelab.parallel.engine.layout import Layout, parse_layout, processes_of
-from scalelab.parallel.engine.processes import device_of
+from scalelab.parallel.engine.processes import device_of, make_strategy
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,7 @@ from scalelab.parallel.engine.processes import device_of
         ("fsdp", 4, Layout(dp_shard=4), "dp_shard=4"),
         ("dp_replicate=3", 3, Layout(dp_replicate=3), "dp_replicate=3"),
         ("dp_shard=2,dp_replicate=2", 4, Layout(dp_replicate=2, dp_shard=2), "dp_replicate=2,dp_shard=2"),
+        ("tp=2,pp=3,dp_shard=2", 12, Layout(pp=3, dp_shard=2, tp=2), "pp=3,dp_shard=2,tp=2"),
         (" dp_replicate = 2 , dp_shard = 1 ", 2, Layout(dp_replicate=2), "dp_replicate=2"),
         ("ddp", 1, Layout(), "dp_replicate=1"),
         ("dp_shard=1", 1, Layout(), "dp_replicate=1"),
@@ -32,16 +33,17 @@ def test_a_layout_is_read_from_its_axes_or_a_shorthand(
     found = parse_layout(text, n_processes)
     assert found == layout
     assert str(found) == name
-    assert found.n_shares == found.n_processes == n_processes
+    assert found.n_processes == n_processes
+    assert found.n_shares == n_processes // (found.tp * found.pp)
     assert parse_layout(str(found), n_processes) == found
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("dpp", r"unknown axis 'dpp' in 'dpp'; did you mean ddp"),
+        ("dpp", r"unknown axis 'dpp' in 'dpp'; did you mean pp or ddp"),
         ("dp_shards=2", r"unknown axis 'dp_shards' .* did you mean dp_shard"),
-        ("tp=2", r"unknown axis 'tp' in 'tp=2'.*the axes are dp_replicate, dp_shard"),
+        ("cp=2", r"unknown axis 'cp' in 'cp=2'.*the axes are pp, dp_replicate, dp_shard, tp"),
         ("", r"unknown axis '' in ''"),
         ("dp_shard=2,", r"unknown axis '' in 'dp_shard=2,'"),
         ("dp_shard=2,dp_shard=1", r"dp_shard stands twice"),
@@ -62,6 +64,15 @@ def test_a_layout_is_read_from_its_axes_or_a_shorthand(
 def test_a_layout_that_cannot_be_is_refused_with_what_was_meant(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parse_layout(text, 2)
+
+
+def test_ranks_run_along_tp_first_and_along_pp_last_and_share_rows_along_both() -> None:
+    layout = Layout(pp=2, dp_replicate=3, dp_shard=2, tp=2)
+    assert [layout.coordinates(rank)["tp"] for rank in range(4)] == [0, 1, 0, 1]
+    assert [layout.coordinates(rank)["pp"] for rank in (0, 11, 12, 23)] == [0, 0, 1, 1]
+    assert [layout.share_of(rank) for rank in range(12)] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert [layout.share_of(rank) for rank in range(12, 24)] == [layout.share_of(rank) for rank in range(12)]
+    assert (layout.n_shares, layout.n_parts) == (6, 8)
 
 
 def test_a_count_that_is_no_number_is_refused_by_the_layout_itself() -> None:
@@ -133,6 +144,21 @@ def test_each_process_takes_the_gpu_of_its_place_on_the_machine(monkeypatch: pyt
         device_of(crowded, None)
     with pytest.raises(TrainingError, match="unknown device 'gpu'"):
         device_of(launch, "gpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "layout", "says"),
+    [
+        ("mps", Layout(dp_replicate=2), r"dp_replicate=2 needs processes that exchange tensors, .* 'mps'"),
+        ("cuda", Layout(tp=2), r"tp=2 cuts the model over GPUs, which takes NCCL, .* --device cpu"),
+    ],
+)
+def test_what_torch_cannot_do_on_a_device_is_refused_with_what_it_can(
+    device: str, layout: Layout, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    with pytest.raises(TrainingError, match=says):
+        make_strategy(layout, None, torch.device(device))  # type: ignore[arg-type]
 
 
 def test_a_layout_is_read_without_torch() -> None:

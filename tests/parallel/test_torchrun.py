@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +37,25 @@ BROKEN = str(Path(__file__).with_name("broken.py"))
 class Launched:
     """A command under torchrun, marked so that no process of it is missed."""
 
-    def __init__(self, *words: object, module: bool = True, n_processes: int = 2, **environment: str) -> None:
+    def __init__(
+        self,
+        *words: object,
+        module: bool = True,
+        n_processes: int = 2,
+        torchrun: Sequence[object] | None = (),
+        **environment: str,
+    ) -> None:
         self.mark = uuid.uuid4().hex
         program = ["-m", "scalelab"] if module else [BROKEN]
+        launcher = [
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(n_processes),
+            *map(str, torchrun or ()),
+        ]
         self.process = subprocess.Popen(
-            [
-                sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n_processes), *program,
-                *map(str, words),
-            ],
+            [sys.executable, *(launcher if torchrun is not None else []), *program, *map(str, words)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "SCALELAB_TEST_MARK": self.mark} | environment,
         )  # fmt: skip
@@ -291,3 +305,59 @@ def test_a_mistake_that_all_processes_meet_is_told_once(
     (line,) = said(err)
     assert says in line
     assert not out.exists()
+
+
+# --- a process that does not answer -----------------------------------------------------------------------
+
+
+def test_a_process_that_hangs_is_named_with_what_was_waited_for_and_outlives_nobody(tmp_path: Path) -> None:
+    """One stops in a pipeline, and torchrun ends it; one sleeps, and torchrun is killed: at the same time."""
+
+    def hung(layout: str, way: str) -> Launched:
+        return Launched(
+            "train", *TINY, *ENDLESS[:-1], layout, "--timeout", 4, "--out", tmp_path / way, module=False,
+            BROKEN=f"1:{way}", FLAG=str(tmp_path / f"flag-{way}"),
+        )  # fmt: skip
+
+    ended, killed = hung("pp=2", "stopped"), hung("ddp", "sleeps")
+    try:
+        killed.wait_for(tmp_path, "flag-sleeps")
+        killed.process.kill()
+        killed.process.wait()
+        ended.wait_for(tmp_path, "flag-stopped")
+        code, _, err = ended.end()
+        deadline = time.monotonic() + 35
+        while killed.alive():
+            assert time.monotonic() < deadline, "processes outlive torchrun"
+            time.sleep(0.2)
+    finally:
+        killed.clear()
+        ended.clear()
+    assert code != 0
+    waited, told = said(err)
+    assert re.search(
+        r"process 0 of 2 waited in vain in \S*p2p \(train, scalelab/parallel/engine/pipeline\.py:\d+\)",
+        waited,
+    )
+    assert told == (
+        "scalelab: error: process 1 of 2 did not answer within --timeout: it hangs, or its machine is gone"
+    )
+    assert "failed, alone" not in err
+
+
+def test_a_process_that_never_comes_is_told_where_it_was_waited_for(tmp_path: Path) -> None:
+    port = free_port()
+    launched = Launched(
+        "train", *TINY, *ENDLESS, "--timeout", 3, "--out", tmp_path / "run",
+        WORLD_SIZE="2", RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), torchrun=None,
+    )  # fmt: skip
+    code, _, err = launched.end()
+    assert code == 2
+    (line,) = said(err)
+    assert f"process 0 of 2 waited 3 s for the others to come to 127.0.0.1:{port}" in line
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

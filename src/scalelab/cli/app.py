@@ -12,12 +12,13 @@ import warnings
 from collections.abc import Sequence
 
 from scalelab import __version__
-from scalelab.cli import cost, data, fit, generate, pretrain, sweep, train
+from scalelab.cli import cost, data, fit, generate, launch, pretrain, sweep, train
 from scalelab.cli.explain import explained, warn_in_one_line
 from scalelab.cli.parser import Parser, named_lines, pick
 
 COMMANDS = (
     train.COMMAND,
+    launch.COMMAND,
     generate.COMMAND,
     cost.COMMAND,
     sweep.COMMAND,

@@ -15,14 +15,23 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import NoReturn
 
 from scalelab.cli.codes import FAILED, INTERRUPTED, READER_GONE, USER_MISTAKE
 from scalelab.cli.explain import explained
 from scalelab.core.errors import ScalelabError
-from scalelab.parallel.engine.ending import Ending, compare_endings, say_told, wait_until_told
+from scalelab.parallel.engine.ending import (
+    Ending,
+    compare_endings,
+    is_timeout,
+    say_told,
+    silent,
+    wait_until_told,
+    waited_in,
+)
 from scalelab.parallel.engine.launch import Launch
-from scalelab.parallel.engine.processes import World, joined
+from scalelab.parallel.engine.processes import TIMEOUT, World, joined
 from scalelab.train.interrupt import Stopped
 
 LIMIT_S = 8  # from an error to the end, whatever hangs on the way
@@ -30,8 +39,13 @@ AFTERMATH_S = 3.0
 CLOSING_S = 600.0  # rank 0 may have to send a logger's last figures over a network
 
 
-def run_together(launch: Launch, command: Callable[[World], int]) -> NoReturn:
+def run_together(
+    launch: Launch, command: Callable[[World], int], *, timeout: timedelta = TIMEOUT
+) -> NoReturn:
     """Run a command in this process of several, and end the process with its exit code.
+
+    Args:
+        timeout: how long a process waits for another.
 
     It ends here and not where Python would end it: threads of torch's groups may still be at work when the
     interpreter takes itself apart, and abort it.
@@ -42,7 +56,7 @@ def run_together(launch: Launch, command: Callable[[World], int]) -> NoReturn:
             try:
                 # Processes meet and part in waits of torch's that hear no handler: there, SIGINT ends them.
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
-                with joined(launch) as world:
+                with joined(launch, timeout=timeout) as world:
                     signal.signal(signal.SIGINT, signal.default_int_handler)
                     code = _finished(command, world)
                     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -72,9 +86,13 @@ def _end(error: BaseException, launch: Launch, world: World) -> NoReturn:
     Nobody parts by a collective here: processes that failed may be at different ones.
     """
     _watch_the_clock()
+    if is_timeout(error):  # at once: the place where processes tell each other may hang as well
+        _say(f"process {launch.rank} of {launch.n_processes} waited in vain in {waited_in(error)}")
     if launch.rank == 0 and isinstance(error, KeyboardInterrupt):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another process heard first, and this one speaks
     ending = compare_endings(error, launch, world.store)
+    if ending is Ending.TIMED_OUT:
+        _tell_of_silence(error, launch, world)
     if ending in (Ending.OWN, Ending.CONSEQUENCE):
         _leave(error, ending, launch)
     if ending is Ending.INTERRUPTED and not isinstance(error, KeyboardInterrupt):
@@ -87,6 +105,25 @@ def _end(error: BaseException, launch: Launch, world: World) -> NoReturn:
         _watch_the_clock(limit_s=0)
         wait_until_told(world.store, CLOSING_S)
     _exit(READER_GONE if ending is Ending.READER_GONE else _code(error))
+
+
+def _tell_of_silence(error: BaseException, launch: Launch, world: World) -> NoReturn:
+    """The first of those that still speak says who does not, and ends last."""
+    missing, n_processes = silent(launch, world.store), launch.n_processes
+    speaks = min(set(range(n_processes)) - set(missing), default=launch.rank)
+    if launch.rank == speaks and len(missing) == 1:
+        told = f"process {missing[0]} of {n_processes} did not answer within --timeout"
+        _say(f"error: {told}: it hangs, or its machine is gone")
+    elif launch.rank == speaks and missing:
+        told = f"processes {' and '.join(map(str, missing))} of {n_processes} did not answer within --timeout"
+        _say(f"error: {told}: they hang, or their machines are gone")
+    elif launch.rank == speaks:
+        _say(f"error: all {n_processes} processes waited for each other until --timeout: in different places")
+    _exit(FAILED)
+
+
+def _say(line: str) -> None:
+    print(f"scalelab: {line}", file=sys.stderr, flush=True)
 
 
 def _told(error: BaseException) -> int:

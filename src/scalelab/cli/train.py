@@ -13,11 +13,12 @@ import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalelab.cli.attached import attach_to_launcher
-from scalelab.cli.parser import Command, Parser
+from scalelab.cli.parser import Command, Parser, one_of, whole_number
 from scalelab.cli.run_folder import (
     LOGGERS,
     TOKENIZER_FILE,
@@ -43,8 +44,8 @@ from scalelab.core.artifacts import user_path
 from scalelab.core.config import DecoderConfig
 from scalelab.core.errors import ConfigError, TrainingError
 from scalelab.core.units import format_bytes, format_count, format_seconds
-from scalelab.parallel.engine.launch import Launch, read_launch
-from scalelab.parallel.engine.layout import parse_layout, processes_of
+from scalelab.parallel.engine.launch import TIMEOUT_S, Launch, read_launch
+from scalelab.parallel.engine.layout import AXES, ORDERS, Layout, parse_layout, processes_of
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 METRICS_FILE, TENSORBOARD_FOLDER, WANDB_FOLDER = "metrics.jsonl", "tensorboard", "wandb"
 CHECKPOINTS_PER_RUN = 10
+ONE_PROCESS = Layout()
 
 
 def run(argv: Sequence[str]) -> int:
@@ -72,7 +74,7 @@ def run(argv: Sequence[str]) -> int:
     attach_to_launcher()
     from scalelab.cli.launched import run_together
 
-    run_together(launch, lambda world: _train(argv, world.launch, world))
+    run_together(launch, lambda world: _train(argv, world.launch, world), timeout=_timeout(argv))
 
 
 def _train(argv: Sequence[str], launch: Launch | None, world: World | None) -> int:
@@ -97,6 +99,16 @@ def _train(argv: Sequence[str], launch: Launch | None, world: World | None) -> i
     return 0
 
 
+def _timeout(argv: Sequence[str]) -> timedelta:
+    """How long processes wait for each other, read before they meet; mistakes are told after that."""
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    known.add_argument("--timeout", type=whole_number, default=TIMEOUT_S)
+    try:
+        return timedelta(seconds=known.parse_known_args(argv)[0].timeout)
+    except argparse.ArgumentError:
+        return timedelta(seconds=TIMEOUT_S)
+
+
 def _strategy(
     args: argparse.Namespace, argv: Sequence[str], launch: Launch | None, world: World | None
 ) -> Strategy:
@@ -113,7 +125,8 @@ def _strategy(
     if text is None and n_processes > 1:
         raise ConfigError(
             f"{n_processes} processes were started, and nothing says how they train together: "
-            "--parallel ddp (each holds the whole model) or --parallel fsdp (each holds a part)"
+            "--parallel ddp (each holds the whole model) or --parallel fsdp (each holds a part), or counts "
+            f"of processes by {', '.join(AXES)}"
         )
     layout = None if text is None else parse_layout(text, n_processes)
     if world is None or layout is None:
@@ -122,7 +135,7 @@ def _strategy(
         return SingleProcess(args.device)
     from scalelab.parallel.engine.processes import device_of
 
-    return world.strategy(layout, device_of(world.launch, args.device))
+    return world.strategy(layout, device_of(world.launch, args.device), order=args.pipeline)
 
 
 def _torchrun(n_processes: int, argv: Sequence[str]) -> str:
@@ -183,7 +196,8 @@ def _prepare(
         lambda: load_tokenizer(kept) if args.resume else _make_tokenizer(settings, text)
     )
     model, training = _configs(settings, vocab_size=tokenizer.vocab_size)
-    _check_memory(model, training, strategy, launch)
+    layout = parse_layout(strategy.layout, strategy.n_processes) if strategy.layout else ONE_PROCESS
+    _check_memory(model, training, strategy, launch, layout)
     data = rank_0_first(strategy, lambda: encode_corpus(text, tokenizer))
     loggers: list[Logger] = []
     strategy.decide(lambda: loggers.extend(_loggers(settings, out)))  # rank 0's alone, and so are its errors
@@ -232,7 +246,11 @@ def _make_tokenizer(settings: RunSettings, text: Corpus) -> Tokenizer:
 
 
 def _check_memory(
-    model: DecoderConfig, training: TrainConfig, strategy: Strategy, launch: Launch | None
+    model: DecoderConfig,
+    training: TrainConfig,
+    strategy: Strategy,
+    launch: Launch | None,
+    layout: Layout = ONE_PROCESS,
 ) -> None:
     """Refuse what cannot fit: an allocator's error, or the system's killing hand, would explain nothing.
 
@@ -242,16 +260,18 @@ def _check_memory(
     from scalelab.cost import memory
 
     share = training.batch_size // strategy.n_shares
+    # A pipeline's first stage holds pp micro-batches of 1/pp of the layers: as much as one of all of them.
+    pieces = max(training.accumulate, layout.pp)
     held = memory(
         model,
-        batch_size=max(1, -(-share // training.accumulate)),  # the largest micro-batch
+        batch_size=max(1, -(-share // pieces)),  # the largest micro-batch
         seq_len=training.seq_len,
         precision="fp32" if training.precision == "auto" else training.precision,
         accumulate=2,  # so that the peak is all that is cut, and what backward starts with
     )
     copies = held.weights_bytes - held.gradients_bytes  # in 16 bits, gone when backward ends
     cut = held.weights_bytes + held.gradients_bytes + held.optimizer_bytes
-    whole = held.peak_bytes - cut
+    whole = (held.peak_bytes - cut) // layout.tp
     late = held.gradients_bytes if training.accumulate == 1 else 0
     needed = max(whole + (cut - late) // strategy.n_parts, (cut - copies) // strategy.n_parts)
     device, here = strategy.device, 1 if launch is None else launch.local_processes
@@ -321,8 +341,25 @@ def _parser() -> Parser:
         "--parallel",
         metavar="LAYOUT",
         help="under torchrun, how its processes train together: ddp (each holds the whole model), fsdp "
-        "(each a part), or counts by axis, as dp_replicate=2,dp_shard=4; after Ctrl-C torchrun leaves them "
-        "30 s for the step at hand and a checkpoint, then kills them",
+        "(each a part), or counts by axis, as dp_shard=2,tp=2,pp=2: copies (dp_replicate), parts of each "
+        "weight (dp_shard), parts of each layer (tp), stages of layers (pp); after Ctrl-C torchrun leaves "
+        "them 30 s for the step at hand and a checkpoint, then kills them",
+    )
+    parser.add_argument(
+        "--pipeline",
+        metavar="ORDER",
+        default=ORDERS[0],
+        type=one_of(*ORDERS),
+        help="with pp: the order of micro-batches, of which there are --accumulate, or pp if that is more: "
+        "1f1b (back as soon as one can) or gpipe (all forward, then all back) [1f1b]",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        default=TIMEOUT_S,
+        type=whole_number,
+        help="how long a process waits for another before it gives up; it must outlast rank 0's cutting of "
+        f"the text into tokens [{TIMEOUT_S}]",
     )
     parser.add_argument(
         "--tensorboard",

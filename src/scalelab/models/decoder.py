@@ -108,14 +108,10 @@ class Decoder(nn.Module):
         check_tokens(tokens, self.config.seq_len - n_kept, self.config.seq_len)
         check_padding(padding, tokens.shape[0], n_kept + tokens.shape[1], device=tokens.device)
         positions = token_positions(tokens.shape[1], n_kept, padding, tokens.device)
-        x = self._embed(tokens, positions, n_kept)  # [B, T, D]
-        plain = self._sight(positions, n_kept, padding)
-        turned = plain
-        if self.config.positions == "rope":
-            turned = Sight(plain.causal, plain.mask, rope_tables(self.config, positions))
+        x = self.embed(tokens, positions, n_kept)  # [B, T, D]
+        sights = self.sights(positions, n_kept, padding)
         for layer, block in enumerate(self.blocks):
-            sight = turned if self.config.uses_rope(layer) else plain
-            x = block(x, sight) if cache is None else block(x, sight, cache.layers[layer])
+            x = block(x, sights[layer]) if cache is None else block(x, sights[layer], cache.layers[layer])
         return self.final_norm(x)  # type: ignore[no-any-return]
 
     def make_cache(self, batch_size: int, max_tokens: int) -> Cache:
@@ -154,9 +150,10 @@ class Decoder(nn.Module):
         """The matrix of the head; with tied embeddings, the input table itself."""
         return self.token_embedding.weight if self.config.tie_embeddings else self.head.weight
 
-    def _embed(
-        self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"], n_kept: int
+    def embed(
+        self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"], n_kept: int = 0
     ) -> Float[Tensor, "B T D"]:
+        """The stream before the first block: what each token is, and where it stands."""
         x = look_up(self.token_embedding, tokens)  # [B, T, D]
         if self.config.positions == "learned":
             table = self.position_embedding.weight
@@ -168,6 +165,20 @@ class Decoder(nn.Module):
             waves = sinusoidal_waves(positions, self.config.d_model)
             x = x * math.sqrt(self.config.d_model) + waves.to(x.dtype)
         return self.dropout(x)  # type: ignore[no-any-return]
+
+    def sights(
+        self,
+        positions: Int[Tensor, "*B T"],
+        n_kept: int = 0,
+        padding: Bool[Tensor, "B S"] | None = None,
+    ) -> list[Sight]:
+        """What each layer's new tokens may see, and which rotations it turns queries and keys by."""
+        plain = self._sight(positions, n_kept, padding)
+        turned = plain
+        if self.config.positions == "rope":
+            turned = Sight(plain.causal, plain.mask, rope_tables(self.config, positions))
+        layers = range(self.config.n_layers)
+        return [turned if self.config.uses_rope(layer) else plain for layer in layers]
 
     def _sight(
         self, positions: Int[Tensor, "*B T"], n_kept: int, padding: Bool[Tensor, "B S"] | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
+import torch
 import torch.nn.functional as F
 
 from scalelab.core.checks import check_choice
@@ -28,7 +29,7 @@ def loss_nats(
     reduction: Reduction = "mean",
     ignore_index: int = IGNORE_INDEX,
 ) -> Float[Tensor, ""] | Float[Tensor, "B T"]:
-    """Cross-entropy in nats per token, computed in fp32 whatever the logits are in.
+    """Cross-entropy in nats per token, computed in fp32 at least, whatever the logits are in.
 
     Args:
         logits: unnormalised log-probabilities.
@@ -45,7 +46,8 @@ def loss_nats(
         raise DataError(f"targets must be whole numbers, got {targets.dtype}: give token ids")
     if targets.shape != logits.shape[:-1]:
         raise DataError(f"targets have the shape {tuple(targets.shape)}, logits {tuple(logits.shape)}")
-    flat = logits.reshape(-1, logits.shape[-1]).float()  # [B·T, V]
+    flat = logits.reshape(-1, logits.shape[-1])  # [B·T, V]
+    flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
     try:
         loss = F.cross_entropy(
             flat, targets.reshape(-1).long(), reduction=reduction, ignore_index=ignore_index

@@ -7,15 +7,14 @@ Taught in book/transformers/training.md.
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from scalelab.core.errors import DataError
 from scalelab.train.config import Precision
-from scalelab.train.precision import LossFunction, autocast
+from scalelab.train.passes import Share
+from scalelab.train.precision import LossFunction
 from scalelab.train.strategy import Strategy
 
 IGNORE_INDEX = -100  # torch's mark for "no target here"
@@ -36,7 +35,8 @@ def accumulate_gradients(
     Args:
         loss_function: summed loss of a micro-batch.
         inputs, targets: the whole batch, [B, T]; this process works on its share.
-        pieces: micro-batches to cut the share into, as equal as whole sequences allow.
+        pieces: micro-batches to cut the share into, as equal as whole sequences allow; a pipeline may
+            need more.
         precision: of matrix products.
         scaler: fp16's loss scaling.
         strategy: where to compute, and with whom.
@@ -47,24 +47,12 @@ def accumulate_gradients(
     n_targets = int(np.count_nonzero(targets != IGNORE_INDEX))
     if not n_targets:
         raise DataError(f"a batch of {targets.size} targets has none that counts (all are {IGNORE_INDEX})")
-    inputs, targets = strategy.share(inputs), strategy.share(targets)
-    pieces = min(pieces, len(inputs))
-    cuts = [len(inputs) * number // pieces for number in range(pieces + 1)]
-    total: Tensor | None = None
-    for start, stop in itertools.pairwise(cuts):
-        tokens, wanted = _on(inputs[start:stop], strategy.device), _on(targets[start:stop], strategy.device)
-        with strategy.micro_batch(last=stop == len(inputs)):
-            with autocast(precision, strategy.device):
-                loss = loss_function(tokens, wanted) / n_targets
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        found = loss.detach().to(torch.promote_types(loss.dtype, torch.float32))
-        total = found if total is None else total + found
-    assert total is not None, "a share has rows"
-    return strategy.total(total)
-
-
-def _on(batch: np.ndarray, device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(batch))
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)  # copied while the step before still computes
+    share = Share(
+        inputs=strategy.share(inputs),
+        targets=strategy.share(targets),
+        n_targets=n_targets,
+        pieces=pieces,
+        precision=precision,
+        scaler=scaler,
+    )
+    return strategy.total(strategy.forward_and_back(share, loss_function))

@@ -106,6 +106,7 @@ class Trainer:
         check_fits(self.model_config, config, data)
         self.objective = objective_of(self.model_config, config, data)
         check_shares(config, self.strategy, resumes=checkpoint is not None)
+        self.strategy.check(self.model_config, config)
         self.config = config
         self.data = data
         self.data_identity = data_identity(data)

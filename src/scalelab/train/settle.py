@@ -6,6 +6,8 @@ Taught in book/transformers/training.md.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
@@ -29,9 +31,10 @@ def settle(
         TrainingError: the device lacks the precision asked for.
     """
     if checkpoint is not None:
-        return checkpoint.compiled, checkpoint.precision
+        return _if_it_can(checkpoint.compiled, strategy), checkpoint.precision
     device = strategy.device
-    compiled = strategy.decide(lambda: settle_compilation(config.compile, device))
+    asked = _if_it_can(config.compile, strategy)
+    compiled = strategy.decide(lambda: settle_compilation(asked, device))
 
     def plan() -> PrecisionPlan:
         return measure_precision(
@@ -43,6 +46,16 @@ def settle(
         )
 
     return compiled, strategy.decide(plan)
+
+
+def _if_it_can(wanted: bool, strategy: Strategy) -> bool:
+    """What was asked for, unless the layout cannot; the mathematics is the same either way."""
+    if wanted and not strategy.can_compile and strategy.rank == 0:
+        warnings.warn(
+            f"compile=True is left aside, the run goes on uncompiled: {strategy.layout} is not compiled",
+            stacklevel=4,
+        )
+    return wanted and strategy.can_compile
 
 
 def compiled_if(wanted: bool, loss: LossFunction) -> LossFunction:

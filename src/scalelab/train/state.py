@@ -18,6 +18,7 @@ _OF_RANK = "@"  # "cpu@1": the CPU generator of rank 1
 # How a stored tensor (first) becomes like one of the model's own (second): on its device, or the part of it
 # that this process holds.
 Fitting = Callable[[Tensor, Tensor], Tensor]
+Kind = tuple[torch.Size, torch.dtype]
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
@@ -84,6 +85,21 @@ def load_model_tensors(
     """
     named = dict(tensors) | {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
     own = model.state_dict()
+    check_named(named, {name: (tensor.shape, tensor.dtype) for name, tensor in own.items()})
+    if fitting is not None:
+        named = {name: fitting(named[name], tensor) for name, tensor in own.items()}
+    model.load_state_dict(named)
+
+
+def check_named(named: Mapping[str, Tensor], own: Mapping[str, Kind]) -> None:
+    """Refuse stored weights that are not a model's.
+
+    Args:
+        named: what is stored, aliases included. own: shape and type of the model's own tensors.
+
+    Raises:
+        CheckpointError: names or shapes are not this model's.
+    """
     missing = [name for name in own if name not in named]
     surplus = [name for name in named if name not in own]
     if missing or surplus:
@@ -91,14 +107,17 @@ def load_model_tensors(
             f"the stored weights are of another model: it lacks {', '.join(surplus[:3]) or 'nothing'}, "
             f"they lack {', '.join(missing[:3]) or 'nothing'}"
         )
-    for name, tensor in own.items():
-        if tensor.shape != named[name].shape or tensor.dtype != named[name].dtype:
+    for name, kind in own.items():
+        found = (named[name].shape, named[name].dtype)
+        if found != kind:
             raise CheckpointError(
-                f"{name} is stored as {_kind(named[name])}, the model has {_kind(tensor)}: another model"
+                f"{name} is stored as {_said(found)}, the model has {_said(kind)}: another model"
             )
-    if fitting is not None:
-        named = {name: fitting(named[name], tensor) for name, tensor in own.items()}
-    model.load_state_dict(named)
+
+
+def parameter_of(key: str) -> str:
+    """The parameter that a key of `optimizer_tensors` is of."""
+    return key.rpartition(_SEPARATOR)[0] or key
 
 
 def optimizer_tensors(
@@ -134,7 +153,8 @@ def load_optimizer_tensors(
         name, _, quantity = key.rpartition(_SEPARATOR)
         parameter = parameters.get(name)
         if parameter is None or (value.ndim and value.shape != parameter.shape):
-            raise CheckpointError(f"optimiser state {key!r} {_kind(value)} fits no parameter of this model")
+            said = _said((value.shape, value.dtype))
+            raise CheckpointError(f"optimiser state {key!r} {said} fits no parameter of this model")
         optimizer.state[parameter][quantity] = fitting(value, parameter)
     quantities = {quantity for state in optimizer.state.values() for quantity in state}
     for name, parameter in parameters.items():
@@ -164,5 +184,6 @@ def random_states(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     return [states.get(rank, {}) for rank in range(max(states, default=0) + 1)]
 
 
-def _kind(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+def _said(kind: Kind) -> str:
+    shape, dtype = kind
+    return f"{tuple(shape)} {str(dtype).removeprefix('torch.')}"

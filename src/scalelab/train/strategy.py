@@ -1,7 +1,8 @@
 """How a run is spread over processes, behind one small protocol; one process is the default.
 
-The loop asks a strategy where to put the model, which rows of a batch are its own, what a number's total is,
-what all processes decide together, and what to save. Whatever answers these, the loop stays the same.
+The loop asks a strategy where to put the model, which rows of a batch are its own, how to go forward and back
+through them, what a number's total is, what all processes decide together, and what to save. Whatever answers
+these, the loop stays the same.
 Taught in book/transformers/training.md.
 """
 
@@ -9,14 +10,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scalelab.core.config import ModelConfig
 from scalelab.core.errors import TrainingError
+from scalelab.train.config import TrainConfig
+from scalelab.train.passes import Share, one_by_one
 from scalelab.train.precision import LossFunction, summed_loss
 from scalelab.train.state import load_model_tensors, load_optimizer_tensors, model_tensors, optimizer_tensors
 
@@ -37,6 +40,7 @@ class Strategy(Protocol):
         n_shares: parts that a batch's rows are cut into; its size must be a multiple of it.
         n_parts: parts that weights and optimiser are cut into, of which each process holds one.
         layout: the axes, as in "dp_replicate=2"; "" for one process.
+        can_compile: whether the loss may go through `torch.compile`.
     """
 
     device: torch.device
@@ -45,6 +49,11 @@ class Strategy(Protocol):
     n_shares: int
     n_parts: int
     layout: str
+    can_compile: bool
+
+    def check(self, model: ModelConfig, config: TrainConfig) -> None:
+        """Refuse what this layout cannot train, before anything is placed."""
+        ...
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model on its device, sharded where it is; the optimiser is built on what comes back."""
@@ -58,12 +67,12 @@ class Strategy(Protocol):
         """This process's rows of a batch [B, T]."""
         ...
 
-    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
-        """Around each micro-batch; gradients must be reduced by the end of the last."""
+    def forward_and_back(self, share: Share, loss_function: LossFunction) -> Tensor:
+        """Add a share's gradients to `.grad`, reduced when this returns; the share's loss, for `total`."""
         ...
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum of a number over all processes."""
+        """The sum of a number over the shares of a batch, each counted once."""
         ...
 
     def agree(self, *flags: bool) -> tuple[bool, ...]:
@@ -120,6 +129,7 @@ class SingleProcess:
     n_shares = 1
     n_parts = 1
     layout = ""
+    can_compile = True
 
     def __init__(self, device: torch.device | str | None = None) -> None:
         if device is None:
@@ -133,6 +143,9 @@ class SingleProcess:
                 f"device {device!r} is not there: {torch.cuda.device_count()} CUDA devices found; use 'cpu'"
             )
 
+    def check(self, model: ModelConfig, config: TrainConfig) -> None:
+        """Everything fits one process, as far as a layout is concerned."""
+
     def place(self, model: nn.Module) -> nn.Module:
         return model.to(self.device)
 
@@ -142,8 +155,8 @@ class SingleProcess:
     def share(self, batch: np.ndarray) -> np.ndarray:
         return batch
 
-    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
-        return contextlib.nullcontext()
+    def forward_and_back(self, share: Share, loss_function: LossFunction) -> Tensor:
+        return one_by_one(share, loss_function, self.device, lambda last: contextlib.nullcontext())
 
     def total(self, value: Tensor) -> Tensor:
         return value

@@ -1,13 +1,16 @@
-"""What DDP and FSDP share: each process takes its rows, and all of them decide together.
+"""What all layouts share: each process takes its rows, and all of them decide together.
 
-Rows are a contiguous share of each batch. Numbers travel through the process group that is passed in, which
-for `Replicated` may be some of the processes. Taught in book/transformers/training.md.
+Rows are a contiguous share of each batch; processes that deal out layers between them take the same rows.
+Numbers travel through the process group that is passed in, which for `Replicated` may be some of the
+processes. Taught in book/transformers/training.md.
 """
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +18,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from scalelab.core.config import ModelConfig
 from scalelab.parallel.engine.layout import Layout
+from scalelab.train.config import TrainConfig
+from scalelab.train.passes import Share, one_by_one
 from scalelab.train.precision import LossFunction
 
 Answer = TypeVar("Answer")
@@ -46,8 +52,10 @@ class DataParallel:
             this process ends.
 
     Attributes:
-        rank, n_processes, n_shares, n_parts, layout, device: as in `scalelab.train.Strategy`.
+        rank, n_processes, n_shares, n_parts, layout, can_compile, device: as in `scalelab.train.Strategy`.
     """
+
+    can_compile = True
 
     def __init__(
         self,
@@ -62,7 +70,8 @@ class DataParallel:
         self.rank = group.rank()
         self.n_processes = group.size()
         self.n_shares = layout.n_shares
-        self.n_parts = layout.dp_shard
+        self.n_parts = layout.n_parts
+        self._share = layout.share_of(self.rank)
         self.layout = str(layout)
         self._group = group
         self._announce = announce
@@ -79,9 +88,20 @@ class DataParallel:
 
         return loss
 
+    def check(self, model: ModelConfig, config: TrainConfig) -> None:
+        """Rows alone are dealt out: any model will do."""
+
+    def forward_and_back(self, share: Share, loss_function: LossFunction) -> Tensor:
+        """Each micro-batch in its turn, in the context that the engine needs for it."""
+        return one_by_one(share, loss_function, self.device, self._micro_batch)
+
+    def _micro_batch(self, last: bool) -> AbstractContextManager[object]:
+        """Around each micro-batch; gradients must be reduced by the end of the last."""
+        return contextlib.nullcontext()
+
     def share(self, batch: np.ndarray) -> np.ndarray:
         """This process's rows [B / n_shares, T] of a batch [B, T]."""
-        return np.split(batch, self.n_shares)[self.rank]
+        return np.split(batch, self.n_shares)[self._share]
 
     def total(self, value: Tensor) -> Tensor:
         """The sum over all processes."""

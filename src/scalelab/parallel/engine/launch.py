@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from scalelab.core.errors import ConfigError
 
+# How long a process waits for another. Rank 0 may cut a large text into tokens while the others wait. A
+# process that ends does not need this long to be noticed: its connections close.
+TIMEOUT_S = 1800
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:

@@ -1,11 +1,19 @@
-"""How many processes stand along which axis, read from a text such as "dp_shard=2"; needs no torch.
+"""How many processes stand along which axis, read from a text such as "dp_shard=2,tp=2"; needs no torch.
 
-`dp_replicate` processes each hold the whole model and other rows of the batch (DDP). `dp_shard` processes
-hold other rows as well, and a part of the model each (FSDP). Both at once is hybrid sharding: groups of
-`dp_shard` processes share a model, and there are `dp_replicate` such groups.
+Who takes which rows: `dp_replicate` processes each hold the whole model and other rows of the batch (DDP).
+`dp_shard` processes hold other rows as well, and a part of each weight (FSDP). Both at once is hybrid
+sharding: groups of `dp_shard` processes share a model, and there are `dp_replicate` such groups.
+Who computes what of the same rows: `tp` processes hold some heads and some columns of every layer (tensor
+parallelism); `pp` processes hold some of the layers (pipeline parallelism).
+
+Ranks are counted with `tp` innermost and `pp` outermost, because neighbours in rank share a machine. Tensor
+parallelism waits for its neighbours several times in every layer, sharding gathers a layer's weights ahead of
+their use, replicas talk once a step, and a pipeline hands over one activation at each of its few cuts: what
+talks most gets the shortest wires.
 
 Source: Li et al. 2020, arXiv:2006.15704 (DDP); Zhao et al. 2023, arXiv:2304.11277 (FSDP, hybrid sharding in
-section 3.2.2). Taught in book/transformers/training.md.
+section 3.2.2); Narayanan et al. 2021, arXiv:2104.04473, section 3 (tensor parallelism inside a machine,
+pipelines across). Taught in book/transformers/training.md and book/parallelism/.
 """
 
 from __future__ import annotations
@@ -13,10 +21,13 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 from scalelab.core.checks import check_positive_int
 from scalelab.core.errors import ConfigError
 
+Order = Literal["1f1b", "gpipe"]  # in which a pipeline's stage goes through its micro-batches
+ORDERS = get_args(Order)
 SHORTHANDS = {"ddp": "dp_replicate", "fsdp": "dp_shard"}
 
 
@@ -25,15 +36,19 @@ class Layout:
     """Processes along each axis, the outermost first.
 
     Attributes:
+        pp: stages that the layers are dealt out to.
         dp_replicate: copies of the model.
-        dp_shard: processes that a copy is cut over.
+        dp_shard: processes that each weight of a copy is cut over.
+        tp: processes that heads and columns of each layer are dealt out to.
 
     Raises:
         ConfigError: a count that is no positive whole number.
     """
 
+    pp: int = 1
     dp_replicate: int = 1
     dp_shard: int = 1
+    tp: int = 1
 
     def __post_init__(self) -> None:
         for axis in AXES:
@@ -42,17 +57,38 @@ class Layout:
     @property
     def n_processes(self) -> int:
         """All of them."""
-        return math.prod(getattr(self, axis) for axis in AXES)
+        return math.prod(self.shape)
 
     @property
     def n_shares(self) -> int:
-        """Parts that a batch's rows are cut into."""
+        """Parts that a batch's rows are cut into; processes along tp and pp work on the same rows."""
         return self.dp_replicate * self.dp_shard
 
+    @property
+    def n_parts(self) -> int:
+        """Parts that the model and its optimiser are cut into."""
+        return self.pp * self.dp_shard * self.tp
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Counts along `AXES`."""
+        return tuple(getattr(self, axis) for axis in AXES)
+
+    def coordinates(self, rank: int) -> dict[str, int]:
+        """Where a process stands along each axis; the innermost runs fastest."""
+        found = {}
+        for axis in reversed(AXES):
+            rank, found[axis] = divmod(rank, getattr(self, axis))
+        return found
+
+    def share_of(self, rank: int) -> int:
+        """Which of the `n_shares` parts of a batch a process takes."""
+        place = self.coordinates(rank)
+        return place["dp_replicate"] * self.dp_shard + place["dp_shard"]
+
     def __str__(self) -> str:
-        counts = {axis: getattr(self, axis) for axis in AXES}
-        named = [f"{axis}={count}" for axis, count in counts.items() if count > 1]
-        return ",".join(named) or f"{AXES[0]}=1"
+        named = [f"{axis}={count}" for axis, count in zip(AXES, self.shape, strict=True) if count > 1]
+        return ",".join(named) or "dp_replicate=1"
 
 
 AXES = tuple(field.name for field in fields(Layout))
@@ -72,7 +108,7 @@ def parse_layout(text: str, n_processes: int) -> Layout:
 
     Args:
         text: "ddp" or "fsdp", all processes along one axis; or axes with their counts and commas between, as
-            in "dp_replicate=2,dp_shard=4".
+            in "dp_shard=4,tp=2".
         n_processes: as many as were started.
 
     Raises:

@@ -6,6 +6,7 @@ Numbers on the CPU travel by gloo, those on GPUs by NCCL. Taught in book/transfo
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,15 +20,13 @@ from torch.distributed.rendezvous import rendezvous
 from scalelab.core.errors import ConfigError, TrainingError
 from scalelab.parallel.engine.data_parallel import Announce
 from scalelab.parallel.engine.ending import announce
-from scalelab.parallel.engine.launch import Launch
-from scalelab.parallel.engine.layout import Layout
+from scalelab.parallel.engine.launch import TIMEOUT_S, Launch
+from scalelab.parallel.engine.layout import AXES, Layout, Order
 from scalelab.parallel.engine.replicated import Replicated
 from scalelab.parallel.engine.sharded import Sharded
 from scalelab.train import SingleProcess, Strategy
 
-# Rank 0 may cut a large text into tokens while the others wait. A process that ends does not need this long
-# to be noticed: its connections close.
-TIMEOUT = timedelta(minutes=30)
+TIMEOUT = timedelta(seconds=TIMEOUT_S)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,10 +43,14 @@ class World:
     store: dist.Store
     group: dist.ProcessGroup
 
-    def strategy(self, layout: Layout, device: torch.device) -> Strategy:
-        """How these processes train, by their layout."""
+    def strategy(self, layout: Layout, device: torch.device, *, order: Order = "1f1b") -> Strategy:
+        """How these processes train, by their layout and, in a pipeline, the order of micro-batches."""
         return make_strategy(
-            layout, self.group, device, announce=lambda error: announce(error, self.launch, self.store)
+            layout,
+            self.group,
+            device,
+            announce=lambda error: announce(error, self.launch, self.store),
+            order=order,
         )
 
 
@@ -56,7 +59,33 @@ def joined(launch: Launch, *, timeout: timedelta = TIMEOUT) -> Iterator[World]:
     """Meet the other processes that torchrun started, and part from them in the end.
 
     When the block raises, nothing is waited for: others may be stuck in what this process will never join.
+
+    Args:
+        timeout: how long this process waits for others, here and in every collective.
+
+    Raises:
+        TrainingError: not all of them came to the meeting.
     """
+    try:
+        store = _meet(launch, timeout)
+    except RuntimeError as error:
+        if "time" not in str(error).lower():
+            raise
+        raise TrainingError(
+            f"process {launch.rank} of {launch.n_processes} waited {timeout.total_seconds():g} s for the "
+            f"others to come to {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}, and not all of them "
+            f"came: were {launch.n_processes} processes started, and does every machine reach that address?"
+        ) from error
+    group = dist.group.WORLD
+    assert group is not None
+    yield World(launch=launch, store=PrefixStore("scalelab", store), group=group)
+    # Whoever leaves first would look to the others as if it had died. By the CPU: a barrier would ask a GPU.
+    dist.all_reduce(torch.zeros(1), group=group)
+    dist.destroy_process_group()
+
+
+def _meet(launch: Launch, timeout: timedelta) -> dist.Store:
+    """Find the others by torchrun's environment, and make a group of all."""
     store, rank, n_processes = next(rendezvous("env://", launch.rank, launch.n_processes, timeout=timeout))
     store.set_timeout(timeout)
     both = torch.cuda.is_available() and dist.is_nccl_available()
@@ -67,12 +96,7 @@ def joined(launch: Launch, *, timeout: timedelta = TIMEOUT) -> Iterator[World]:
         world_size=n_processes,
         timeout=timeout,
     )
-    group = dist.group.WORLD
-    assert group is not None
-    yield World(launch=launch, store=PrefixStore("scalelab", store), group=group)
-    # Whoever leaves first would look to the others as if it had died. By the CPU: a barrier would ask a GPU.
-    dist.all_reduce(torch.zeros(1), group=group)
-    dist.destroy_process_group()
+    return store
 
 
 def make_strategy(
@@ -81,22 +105,47 @@ def make_strategy(
     device: torch.device,
     *,
     announce: Announce | None = None,
+    order: Order = "1f1b",
 ) -> Strategy:
-    """The strategy of a layout: DDP where each process holds the whole model, FSDP where it is cut.
+    """The strategy of a layout: DDP where each process holds the whole model, FSDP where weights are cut.
+
+    Where layers are dealt out (tp, pp), `Composed` does that, with FSDP's machinery under it.
 
     Args:
-        group: the processes; for FSDP all that there are, since torch lays its meshes over all.
+        group: the processes; for all but DDP all that there are, since torch lays its meshes over all.
         announce: as for `DataParallel`.
+        order: of a pipeline's micro-batches.
+
+    Raises:
+        TrainingError: torch has no means to cut weights over processes on this device.
     """
     if layout.n_processes == 1:
         return SingleProcess(device)
-    if layout.dp_shard == 1:
+    _check_device(layout, device)
+    if layout.n_parts == 1:
         return Replicated(layout, group, device, announce=announce)
     assert group is dist.group.WORLD, "a mesh spans all processes"
-    shape = (layout.dp_shard,) if layout.dp_replicate == 1 else (layout.dp_replicate, layout.dp_shard)
-    names = ("dp_replicate", "dp_shard")[-len(shape) :]
-    mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
-    return Sharded(layout, group, device, mesh=mesh, announce=announce)
+    mesh = init_device_mesh(device.type, layout.shape, mesh_dim_names=AXES)
+    if layout.tp == layout.pp == 1:
+        axes = ("dp_replicate", "dp_shard") if layout.dp_replicate > 1 else ("dp_shard",)
+        return Sharded(layout, group, device, mesh=mesh[axes], announce=announce)
+    from scalelab.parallel.engine.composed import Composed
+
+    return Composed(layout, group, device, mesh=mesh, order=order, announce=announce)
+
+
+def _check_device(layout: Layout, device: torch.device) -> None:
+    """Refuse what torch cannot do between processes on such a device."""
+    if device.type not in ("cpu", "cuda"):
+        raise TrainingError(
+            f"{layout} needs processes that exchange tensors, and torch's on {device.type!r} do not: use "
+            "--device cpu, or one process"
+        )
+    if device.type == "cuda" and not dist.is_nccl_available() and layout.n_parts > 1:
+        raise TrainingError(
+            f"{layout} cuts the model over GPUs, which takes NCCL, and this torch is built without: use "
+            "dp_replicate alone, or --device cpu"
+        )
 
 
 def device_of(launch: Launch, asked: str | None) -> torch.device:

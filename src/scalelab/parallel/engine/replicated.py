@@ -36,7 +36,7 @@ class Replicated(DataParallel):
         *,
         announce: Announce | None = None,
     ) -> None:
-        assert layout.dp_shard == 1, "Sharded takes layouts that shard"
+        assert layout.n_parts == 1, "other strategies take layouts that cut the model"
         super().__init__(layout, group, device, announce=announce)
 
     def place(self, model: nn.Module) -> nn.Module:
@@ -53,7 +53,7 @@ class Replicated(DataParallel):
         self._engine = engine
         return model
 
-    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
+    def _micro_batch(self, last: bool) -> AbstractContextManager[object]:
         engine = self._engine
         assert isinstance(engine, DistributedDataParallel)
         return contextlib.nullcontext() if last else engine.no_sync()

@@ -10,9 +10,7 @@ Taught in book/transformers/training.md.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -23,13 +21,12 @@ from torch.distributed.device_mesh import DeviceMesh
 from scalelab.core.errors import TrainingError
 from scalelab.parallel.engine.data_parallel import Announce, DataParallel, SummedLoss
 from scalelab.parallel.engine.layout import Layout
+from scalelab.parallel.engine.tensors import broadcast_model, part_of, whole_of
 from scalelab.train.state import (
     load_model_tensors,
     load_optimizer_tensors,
     model_tensors,
-    on_its_device,
     optimizer_tensors,
-    whole_tensor,
 )
 
 NEEDED = "2.8"  # the first torch whose fully_shard can be told to sum
@@ -60,25 +57,12 @@ class Sharded(DataParallel):
         self._mesh = mesh
 
     def place(self, model: nn.Module) -> nn.Module:
-        from torch.distributed.fsdp import fully_shard
-
-        for tensor in model.state_dict().values():  # as DDP does: rank 0's model is the one that is trained
-            _broadcast(tensor, self._group)
-        engine: Any = SummedLoss(model)
-        for block in _blocks(model):
-            fully_shard(block, mesh=self._mesh)
-        fully_shard(engine, mesh=self._mesh)
+        broadcast_model(model, self._group)  # as DDP does: rank 0's model is the one that is trained
+        engine = SummedLoss(model)
+        shard(engine, model, self._mesh)
         engine.to(self.device)  # buffers
-        for part in _fsdp_modules(engine):
-            part.set_gradient_divide_factor(1.0)
-            part.set_force_sum_reduction_for_comms(True)
         self._engine = engine
         return model
-
-    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
-        # Every micro-batch's gradients are reduced: waiting for the last would keep them whole until then,
-        # and a model that must be cut has no room for that.
-        return contextlib.nullcontext()
 
     def clip(self, model: nn.Module, max_norm: float) -> Tensor:
         norm: Any = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
@@ -86,7 +70,7 @@ class Sharded(DataParallel):
         return whole
 
     def weights(self, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-        self._cut_again()
+        cut_again(self._engine)
         # By parameter, not by memory: an empty part lies nowhere, and processes must gather the same names.
         known = {name: id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
 
@@ -97,7 +81,7 @@ class Sharded(DataParallel):
         return (tensors, aliases) if self.rank == 0 else ({}, {})
 
     def optimizer_state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-        self._cut_again()
+        cut_again(self._engine)
         tensors = optimizer_tensors(model, optimizer, whole=self._whole)
         return tensors if self.rank == 0 else {}
 
@@ -108,26 +92,44 @@ class Sharded(DataParallel):
         weights: tuple[Mapping[str, Tensor], Mapping[str, str]],
         optimizer_state: Mapping[str, Tensor],
     ) -> None:
-        self._cut_again()
-        load_model_tensors(model, *weights, fitting=_part_of)
-        load_optimizer_tensors(model, optimizer, optimizer_state, fitting=_part_of)
+        cut_again(self._engine)
+        load_model_tensors(model, *weights, fitting=part_of)
+        load_optimizer_tensors(model, optimizer, optimizer_state, fitting=part_of)
 
     def _whole(self, tensor: Tensor) -> Tensor:
         """A tensor put together on every process, since gathering takes all; kept by rank 0 alone."""
-        cut: Any = tensor
-        full: Tensor = cut.full_tensor() if _is_cut(tensor) else tensor
-        return whole_tensor(full.cpu()) if self.rank == 0 else torch.empty(0)
+        return whole_of(tensor, kept=self.rank == 0)
 
-    def _cut_again(self) -> None:
-        """Drop gathered weights: after an evaluation those of the outermost module still stand whole."""
-        for part in _fsdp_modules(self._engine):
-            part.reshard()
+
+def shard(engine: nn.Module, model: nn.Module, mesh: DeviceMesh) -> None:
+    """Cut a model's parameters in place: its blocks one by one, then what is left of the engine around it.
+
+    Gradients are summed, not averaged. Every micro-batch's are reduced: waiting for the last would keep them
+    whole until then, and a model that must be cut has no room for that.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for block in _blocks(model):
+        fully_shard(block, mesh=mesh)
+    fully_shard(engine, mesh=mesh)
+    for part in _fsdp_modules(engine):
+        part.set_gradient_divide_factor(1.0)
+        part.set_force_sum_reduction_for_comms(True)
+
+
+def cut_again(engine: nn.Module | None) -> None:
+    """Drop gathered weights: after an evaluation those of the outermost module still stand whole."""
+    for part in _fsdp_modules(engine):
+        part.reshard()
 
 
 def _blocks(model: nn.Module) -> Iterator[nn.Module]:
     """What is sharded on its own: the members of the outermost lists, as decoders keep their blocks."""
     for module in model.children():
-        yield from module if isinstance(module, nn.ModuleList) else _blocks(module)
+        if isinstance(module, nn.ModuleList | nn.ModuleDict):
+            yield from module.children()
+        else:
+            yield from _blocks(module)
 
 
 def _fsdp_modules(engine: nn.Module | None) -> Iterator[Any]:
@@ -135,34 +137,6 @@ def _fsdp_modules(engine: nn.Module | None) -> Iterator[Any]:
 
     assert engine is not None, "a model is placed before it is asked for"
     return (module for module in engine.modules() if isinstance(module, FSDPModule))
-
-
-def _is_cut(tensor: Tensor) -> bool:
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(tensor, DTensor)
-
-
-def _part_of(stored: Tensor, own: Tensor) -> Tensor:
-    """This process's part of a stored tensor, cut as `own` is; whole where nothing is cut (step counts)."""
-    from torch.distributed.tensor import distribute_tensor
-
-    if not _is_cut(own) or stored.ndim == 0:
-        return on_its_device(stored, own)
-    whole = on_its_device(stored, own)
-    cut: Any = own
-    return distribute_tensor(whole, cut.device_mesh, cut.placements, src_data_rank=None)
-
-
-def _broadcast(tensor: Tensor, group: dist.ProcessGroup) -> None:
-    """Rank 0's values, on every process."""
-    values = tensor.detach()
-    if values.is_contiguous():
-        dist.broadcast(values, group=group, group_src=0)
-    else:
-        copy = values.contiguous()
-        dist.broadcast(copy, group=group, group_src=0)
-        values.copy_(copy)
 
 
 def _check_torch() -> None:
