@@ -46,7 +46,7 @@ class TrainingError(ScalelabError, ValueError):
 
 
 class ParallelError(ScalelabError, ValueError):
-    """Ranks that cannot work together: sizes that do not divide, a rank that is none, ranks that wait in vain."""
+    """Ranks that cannot work together: sizes that do not divide, no such rank, ranks that wait in vain."""
 
 
 class LabError(ScalelabError, ValueError):
