@@ -43,7 +43,7 @@ def _build(
     uses: str = "gradient",
     parameters: str = "added",
     leaf: bool = True,
-    keeps: bool = True,
+    afterwards: str = "as before",
 ) -> Answer:
     """Forward again and back with the given faults; without any, the right one."""
 
@@ -58,8 +58,8 @@ def _build(
         with torch.enable_grad():
             y = block(own)
         block.train(is_training)
-        if keeps:
-            torch.set_rng_state(before)
+        if afterwards != "as it came out":
+            torch.set_rng_state(before if afterwards == "as before" else random_state)
         weights = {"gradient": gradient, "ones": torch.ones_like(gradient), "sum": gradient.sum()}[uses]
         weights = weights.expand_as(y)
         params = list(block.parameters())
@@ -91,9 +91,16 @@ MISTAKES = (
     ),
     Mistake(
         name="random state not put back",
-        faults={"keeps": False},
-        message="Torch's random state is left as the second forward made it, so whatever draws next "
-        "repeats numbers that were drawn before: put it back (torch.random.fork_rng does).",
+        faults={"afterwards": "as it came out"},
+        message="Torch's random state is left as the second forward made it, so whatever draws next gets "
+        "other numbers than it would without recomputation. Put it back to what it was when your function "
+        "began (torch.random.fork_rng does).",
+    ),
+    Mistake(
+        name="put back to the wrong moment",
+        faults={"afterwards": "as at the first forward"},
+        message="The random state ends as `random_state`, that from before the first forward: whatever draws "
+        "next repeats dropout's numbers. Put it back to what it was when your function began.",
     ),
     Mistake(
         name="gradient of a sum",
@@ -187,6 +194,10 @@ _RAN_ON = (
     "ran backward on into what came before x, which autograd will do once more itself, and x.grad is None "
     "as x is no leaf: begin with x = x.detach().requires_grad_()"
 )
+_NO_GRADIENT = (
+    "returned None for the gradient of x. Is the return missing? Or is it x.grad of an x that requires no "
+    "gradient? x.detach().requires_grad_() does"
+)
 
 
 def _observe(answer: Answer, case: Case) -> Observation:
@@ -208,6 +219,8 @@ def _observe(answer: Answer, case: Case) -> Observation:
     found, drawn = call(run)
     if found is None and block.earlier.grad is not None:
         raise Rejected(_RAN_ON, name="backward runs on")
+    if found is None:
+        raise Rejected(_NO_GRADIENT, name="returned the wrong kind of thing")
     observed = {"the gradient of x": as_numbers(found, "the gradient of x")}
     for name, parameter in block.named_parameters():
         grad = torch.full((), torch.nan) if parameter.grad is None else parameter.grad

@@ -50,9 +50,17 @@ def _build(
     def answer(pieces: Sequence[Tensor], max_norm: float, group: Group) -> float:
         square = torch.stack([piece.square().sum() for piece in pieces]).sum()
         own = float(square.sqrt())
-        if asks == "if its own is large" and own <= max_norm:
+        if (asks == "if its own is large" and own <= max_norm) or (asks == "rank 0" and group.rank):
             return own
         norm = _norm(square, over, group)
+        if asks == "piece by piece, if not empty":
+            square = torch.zeros(())
+            for piece in pieces:
+                if piece.numel():
+                    part = piece.square().sum()
+                    ring_all_reduce(part, group)
+                    square += part
+            norm = float(square.sqrt())
         factor = max_norm / norm if norm else 1.0
         factors = [factor] * len(pieces)
         if scales == "piece by piece":
@@ -62,7 +70,7 @@ def _build(
         for piece, f in zip(pieces, factors, strict=True):
             if scales != "never":
                 piece *= f
-        return min(norm, max_norm) if returns == "after" else norm
+        return {"before": norm, "after": min(norm, max_norm), "own": own}[returns]
 
     return answer
 
@@ -124,13 +132,32 @@ MISTAKES = (
     Mistake(
         name="nothing is scaled",
         faults={"scales": "never"},
-        message="The norm is right, and the pieces are as before: scale them in place (piece *= factor).",
+        message="The pieces are as before: scale them in place. piece *= factor changes the tensor, "
+        "piece = piece * factor and pieces[i] = … make another one.",
     ),
     Mistake(
         name="norm after clipping returned",
         faults={"returns": "after"},
         message="The norm is that after clipping, which never exceeds max_norm and tells nothing: return "
         "the one from before.",
+    ),
+    Mistake(
+        name="each rank returns its own norm",
+        faults={"returns": "own"},
+        message="The pieces are scaled by the whole gradient's norm, and what is returned is that of this "
+        "rank's pieces: every rank returns another number.",
+    ),
+    Mistake(
+        name="only rank 0 asks",
+        faults={"asks": "rank 0", "over": "squares"},
+        message="Rank 0 enters the all-reduce and the others do not, so it waits for ever. A collective is "
+        "called by all ranks or by none.",
+    ),
+    Mistake(
+        name="empty pieces are passed over",
+        faults={"asks": "piece by piece, if not empty", "over": "squares"},
+        message="There is an all-reduce for each piece that is not empty, and ranks do not have equally many "
+        "of those: who has more waits for ever. Sum this rank's squares first, then enter one all-reduce.",
     ),
 )
 
@@ -153,7 +180,9 @@ def _draw_cases(rng: np.random.Generator) -> tuple[Case, ...]:
         norms = {3: (6.0, 1.5, 4.0), 4: (5.0, 8.0, 6.5, 7.0), 2: (3.0, 4.0)}[size]
         pieces = []
         for norm in norms:
-            drawn = [torch.from_numpy(rng.standard_normal(n)) for n in (3, int(rng.integers(1, 6)), 0)]
+            # Rank 0 has two empty pieces, the others one.
+            second = int(rng.integers(1, 6)) if pieces else 0
+            drawn = [torch.from_numpy(rng.standard_normal(n)) for n in (3, second, 0)]
             now = torch.cat(drawn).norm()
             pieces.append([(piece * (norm * rng.uniform(0.9, 1.1) / now)).float() for piece in drawn])
         cases.append(case_of(f"{size} ranks, {about}", size, pieces, max_norm))
@@ -166,12 +195,7 @@ def _observe(answer: Answer, case: Case) -> Observation:
 
     def read(norms: list[Any]) -> Observation:
         for norm in norms:
-            if not isinstance(norm, int | float | torch.Tensor) or isinstance(norm, bool):
-                raise Rejected(
-                    f"returned {describe(norm)} on some rank, where the norm should be",
-                    name="returned the wrong kind of thing",
-                )
-            if isinstance(norm, torch.Tensor) and norm.numel() != 1:
+            if as_numbers(norm, "the norm").values.size != 1:
                 raise Rejected(f"returned {describe(norm)} for the norm, which is one number", name="no norm")
         flat = torch.cat([piece.reshape(-1) for own in pieces for piece in own])
         return {
@@ -179,7 +203,8 @@ def _observe(answer: Answer, case: Case) -> Observation:
             "the pieces, end to end": as_numbers(flat, "the pieces"),
         }
 
-    return on_ranks(answer, size, lambda group: (pieces[group.rank], max_norm, group), read)
+    # A list of its own: what an answer puts into its slots is no change of the tensors.
+    return on_ranks(answer, size, lambda group: (list(pieces[group.rank]), max_norm, group), read)
 
 
 EXERCISE = Exercise(

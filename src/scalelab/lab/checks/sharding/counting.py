@@ -41,9 +41,14 @@ def _build(
     rest: str = "first",
     mixed: tuple[int, int, int] = (2, 2, 12),
     first_cut: tuple[int, int, int] = (3, 2, 1),
+    alone: bool = False,
+    order: int = 1,
+    counts: str = "bytes",
 ) -> Answer:
-    """A count with the given faults; without any, the right one. `first_cut`: the stage that cuts each "
-    "part."""
+    """A count with the given faults; without any, the right one.
+
+    `first_cut`: the stage from which on each part is cut; `alone`: at that stage and at no later one.
+    """
 
     def answer(n_params: int, stage: int, n_ranks: int, rank: int, precision: str) -> Any:
         sizes = SIZES["fp32"] if precision == "fp32" else mixed
@@ -53,10 +58,13 @@ def _build(
             "real": n_params / n_ranks,
             "up": -(-n_params // n_ranks),
         }
-        return tuple(
-            size * (shares[rest] if stage >= from_stage else n_params)
-            for size, from_stage in zip(sizes, first_cut, strict=True)
-        )
+        if counts == "numbers":
+            sizes = (1, 1, 1)
+        parts = [
+            size * (shares[rest] if stage == first or (stage > first and not alone) else n_params)
+            for size, first in zip(sizes, first_cut, strict=True)
+        ]
+        return tuple(parts[::order])
 
     return answer
 
@@ -110,8 +118,26 @@ MISTAKES = (
     ),
     Mistake(
         name="each stage begins anew",
+        faults={"alone": True},
+        message="Each stage cuts its own part here and leaves whole what the stages before it have cut. They "
+        "go on: stage 2 cuts gradients besides the optimiser's state, stage 3 weights besides both.",
+    ),
+    Mistake(
+        name="the optimiser's state is never cut",
         faults={"first_cut": (3, 2, 99)},
-        message="The optimiser's state is never cut here: from stage 1 on it is, in every stage.",
+        message="The optimiser's state is whole at every stage: from stage 1 on it is cut, in all of them.",
+    ),
+    Mistake(
+        name="numbers for bytes",
+        faults={"counts": "numbers"},
+        message="These are counts of numbers. A number has 4 bytes in fp32 and 2 in 16 bits, and the "
+        "optimiser keeps two or three for each parameter.",
+    ),
+    Mistake(
+        name="the three in another order",
+        faults={"order": -1},
+        message="The optimiser's state comes first and the weights last. The order is weights, gradients, "
+        "optimiser state.",
     ),
 )
 

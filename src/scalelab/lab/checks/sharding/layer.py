@@ -32,24 +32,25 @@ def layer_bytes(s: int, b: int, h: int, a: int) -> tuple[int, int, int]:
 
 def _build(
     *,
-    mask: int = 1,
-    qkv: int = 2,
-    keeps_dropped: bool = True,
+    masks: tuple[int, int, int] = (1, 1, 1),
+    streams: int = 5,
+    scores_kept: int = 2,
     heads: bool = True,
-    bends: int = 8,
+    wides: int = 2,
+    times_wider: int = 4,
     n_norms: int = 2,
-    has_v: bool = True,
     width: int = 2,
 ) -> Answer:
-    """A count with the given faults; without any, the right one."""
+    """A count with the given faults; without any, the right one.
+
+    Masks: bytes an entry, after the softmax, after attention, after the feed-forward.
+    """
 
     def answer(s: int, b: int, h: int, a: int) -> Any:
         stream, scores = s * b * h, b * (a if heads else 1) * s * s
-        size = width / 2
-        attention = (qkv + 4 + 2 * has_v + 2) * size * stream + mask * stream
-        attention += (2 + 2 * keeps_dropped) * size * scores + mask * scores
-        feed_forward = (2 + 8 + bends) * size * stream + mask * stream
-        return attention, feed_forward, 2 * n_norms * size * stream
+        attention = width * (streams * stream + scores_kept * scores) + masks[0] * scores + masks[1] * stream
+        feed_forward = width * (1 + times_wider * wides) * stream + masks[2] * stream
+        return attention, feed_forward, width * n_norms * stream
 
     return answer
 
@@ -57,30 +58,61 @@ def _build(
 MISTAKES = (
     Mistake(
         name="masks of two bytes",
-        faults={"mask": 2},
+        faults={"masks": (2, 2, 2)},
         message="A dropout mask says yes or no: one byte an entry, not two.",
     ),
     Mistake(
         name="masks forgotten",
-        faults={"mask": 0},
+        faults={"masks": (0, 0, 0)},
         message="Dropout keeps its mask, one byte an entry: after the softmax [b, a, s, s], after "
         "attention and after the feed-forward [s, b, h].",
     ),
     Mistake(
+        name="the softmax's mask forgotten",
+        faults={"masks": (0, 1, 1)},
+        message="The weights of attention are dropped too: a mask of one byte an entry, as²b.",
+    ),
+    Mistake(
+        name="the mask at attention's end forgotten",
+        faults={"masks": (1, 0, 1)},
+        message="Attention ends with a dropout: a mask of one byte an entry, sbh.",
+    ),
+    Mistake(
+        name="the feed-forward's mask forgotten",
+        faults={"masks": (1, 1, 0)},
+        message="The feed-forward ends with a dropout: a mask of one byte an entry, sbh.",
+    ),
+    Mistake(
         name="the input of Q, K and V three times",
-        faults={"qkv": 6},
-        message="Q, K and V read the same tensor, which is kept once: 2sbh.",
+        faults={"streams": 7},
+        message="Attention has 4sbh too much, two tensors as large as the stream. Q, K and V read the same "
+        "tensor, which is kept once: 2sbh.",
     ),
     Mistake(
-        name="V forgotten",
-        faults={"has_v": False},
-        message="The product of weights and values keeps both: V is 2sbh more.",
+        name="one of attention's five tensors forgotten",
+        faults={"streams": 4},
+        message="Attention lacks 2sbh, a tensor as large as the stream. It keeps five: the common input of "
+        "Q, K and V; Q and K, for their product; V, for its product with the weights; and the last map's "
+        "input.",
     ),
     Mistake(
-        name="what dropout lets through forgotten",
-        faults={"keeps_dropped": False},
-        message="The softmax's output is kept for the softmax, and what dropout makes of it for the "
-        "product with V: 2as²b each, and as²b for the mask.",
+        name="two of attention's five tensors forgotten",
+        faults={"streams": 3},
+        message="Attention lacks 4sbh, two tensors as large as the stream. It keeps five: the common input "
+        "of Q, K and V; Q and K, for their product; V, for its product with the weights; and the last map's "
+        "input.",
+    ),
+    Mistake(
+        name="one tensor of scores forgotten",
+        faults={"scores_kept": 1},
+        message="Two tensors of scores are kept, 2as²b each, besides the mask: the softmax's output, for the "
+        "softmax, and what dropout makes of it, for the product with V.",
+    ),
+    Mistake(
+        name="the softmax's input kept too",
+        faults={"scores_kept": 3},
+        message="A softmax goes back by its output alone. Kept are its output and what dropout makes of it, "
+        "2as²b each, and a mask.",
     ),
     Mistake(
         name="one head",
@@ -88,10 +120,15 @@ MISTAKES = (
         message="Each head has a matrix of scores of its own: s × s, a times.",
     ),
     Mistake(
-        name="the input of GELU forgotten",
-        faults={"bends": 0},
-        message="GELU is no matrix product, but it is not linear: its gradient needs its input, 4h wide, "
-        "8sbh.",
+        name="one of the wide tensors forgotten",
+        faults={"wides": 1},
+        message="The feed-forward lacks 8sbh, a tensor 4h wide. It keeps two: the input of GELU (no product "
+        "of matrices, but not linear), and its output, which is the second map's input.",
+    ),
+    Mistake(
+        name="a feed-forward as narrow as the stream",
+        faults={"times_wider": 1},
+        message="Between its two maps the feed-forward is 4h wide: 8sbh a tensor, not 2sbh.",
     ),
     Mistake(
         name="one norm",

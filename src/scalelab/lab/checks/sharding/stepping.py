@@ -75,7 +75,13 @@ def _build(
             update(piece.clone(), own)
         else:
             update(piece, own)
-        if gathers == "all" or (gathers == "rank 0" and group.rank == 0):
+        enters = {
+            "all": True,
+            "none": False,
+            "rank 0": group.rank == 0,
+            "who owns something": piece.numel() > 0,
+        }
+        if enters[gathers]:
             weights.copy_(ring_all_gather(pieces[group.rank].clone(), group, weights.numel()))
 
     return answer
@@ -93,7 +99,8 @@ MISTAKES = (
         name="gradients never summed",
         faults={"summed": "never"},
         message="The piece is updated by this rank's own gradient alone: replicas have seen other data. "
-        "ring_reduce_scatter sums and cuts.",
+        "ring_reduce_scatter sums and cuts; it returns this rank's piece of the sum and leaves the gradient "
+        "that it is given as it is.",
     ),
     Mistake(
         name="gradients summed twice",
@@ -116,8 +123,9 @@ MISTAKES = (
     Mistake(
         name="a copy is updated",
         faults={"piece_from": "copy"},
-        message="The piece that is updated is a copy, and the weights do not change. A slice of the vector "
-        "(piece_of) is a view of it; .clone() is not.",
+        message="`update` has been called, and the weights are as before: what it was given first is no part "
+        "of their memory. piece_of(weights, group) is a view of them; its .clone() is not, and the gradient "
+        "comes second.",
     ),
     Mistake(
         name="the first piece on every rank",
@@ -129,13 +137,19 @@ MISTAKES = (
         faults={"gathers": "none"},
         message="Each rank has its own piece updated and everybody else's old: replicas drift apart. "
         "End with an all-gather of the pieces, in place: weights.copy_(…) changes the vector, weights = … "
-        "only a name.",
+        "only a name, and weights.data = … leaves behind whoever has a view of it.",
     ),
     Mistake(
         name="only rank 0 gathers",
         faults={"gathers": "rank 0"},
         message="Rank 0 enters the all-gather and the others do not, so it waits for ever. A collective "
         "is called by all ranks or by none.",
+    ),
+    Mistake(
+        name="ranks that own nothing stay away",
+        faults={"gathers": "who owns something"},
+        message="With fewer weights than ranks a piece is empty, and its rank leaves before the all-gather. "
+        "It needs the others' pieces like everybody, and around a ring they travel through it.",
     ),
 )
 
@@ -163,20 +177,23 @@ def _observe(answer: Answer, case: Case) -> Observation:
     check_signature(answer, (weights, weights, None, None), {})
     copies = [weights.clone() for _ in range(size)]
     optimizers = [_Momentum() for _ in range(size)]
-    extra = np.zeros(size)
-    least = _sent_at_least(size, weights.numel())
+    memory = [copy.view(-1) for copy in copies]  # whose views the model's parameters are, in the lab
+    sent = np.zeros(size)
+    least = 2 * (size - 1) * weights.numel()  # of a reduce-scatter and an all-gather, by all ranks together
 
     def step(number: int, group: Group) -> None:
         rank = group.rank
         answer(copies[rank], gradients[number, rank].clone(), optimizers[rank].update, group)
-        extra[rank] += max(0, group.traffic.n_bytes // 4 - least[rank])
+        sent[rank] += group.traffic.n_bytes / weights.element_size()
 
     def read(_: list[Any]) -> Observation:
         given = np.array([float(optimizer.most_numbers) for optimizer in optimizers])
+        extra = max(0.0, float(sent.sum()) - least)
+        sent[:] = 0
         return {
-            "weights (a row for each rank)": Numbers(torch.stack(copies).double().numpy()),
+            "weights (a row for each rank)": Numbers(torch.stack(memory).double().numpy()),
             "numbers that a rank's update gets": Numbers(given, "rank"),
-            "numbers sent beyond what is needed": Numbers(extra.copy(), "rank"),
+            "numbers sent beyond what is needed, by all ranks": Numbers(np.array(extra)),
         }
 
     first = on_ranks(partial(step, 0), size, lambda group: (group,), read)
@@ -198,12 +215,6 @@ class _Momentum:
         self._kept[piece.numel()] = 0.9 * kept + gradient
         with torch.no_grad():
             piece -= RATE * self._kept[piece.numel()]
-
-
-def _sent_at_least(size: int, n: int) -> list[int]:
-    """What each rank sends in a ring's reduce-scatter and all-gather."""
-    sizes = [n // size + (rank < n % size) for rank in range(size)]
-    return [2 * n - sizes[rank] - sizes[(rank + 1) % size] for rank in range(size)]
 
 
 EXERCISE = Exercise(

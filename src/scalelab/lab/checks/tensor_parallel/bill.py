@@ -35,11 +35,11 @@ def _build(
     def answer(
         n_tokens: int, d_model: int, t: int, flops_per_s: float, latency_s: float, bytes_per_s: float
     ) -> Any:
-        factor = {"both": 6, "forward": 2, "backward as forward": 4}[passes]
+        factor = {"both": 6, "forward": 2, "backward as forward": 4, "no additions": 3}[passes]
         products = factor * 12 * d_model**2 * n_tokens / (1 if shared == "nothing" else t)
         sent = {"right": 2 * (t - 1) / t, "once": (t - 1) / t, "whole": 1.0, "to all": t - 1.0}[ring]
-        sent *= n_bytes * n_tokens * d_model / (t if shared == "both" else 1)
-        waits = {"right": 2 * (t - 1), "one": 1, "none": 0}[latency]
+        sent *= n_bytes * n_tokens * d_model * {"both": 1 / t, "t times": t}.get(shared, 1)
+        waits = {"right": 2 * (t - 1), "half": t - 1, "one": 1, "none": 0}[latency]
         return products / flops_per_s, n_sums * (waits * latency_s + sent / bytes_per_s)
 
     return answer
@@ -59,10 +59,17 @@ MISTAKES = (
         "those of the weights: three times the forward pass in all, 6 FLOPs a weight and token.",
     ),
     Mistake(
-        name="the sums of the forward pass alone",
+        name="a product without its addition",
+        faults={"passes": "no additions"},
+        message="Three FLOPs a weight and token are counted. A weight's number is multiplied and added, "
+        "which is two: 2 forward and 4 backward.",
+    ),
+    Mistake(
+        name="half of the sums",
         faults={"n_sums": 2},
-        message="Two sums are counted. g sums at the end of attention and of the feed-forward on the way "
-        "forward, and f at their beginnings on the way back: four.",
+        message="The sums take half as long as they should. Either two of four are counted: g sums at the "
+        "end of attention and of the feed-forward on the way forward, f at their beginnings on the way back. "
+        "Or each is only half of its way round the ring: an all-gather follows the reduce-scatter.",
     ),
     Mistake(
         name="one sum a layer and pass",
@@ -73,8 +80,9 @@ MISTAKES = (
     Mistake(
         name="half of the ring",
         faults={"ring": "once"},
-        message="Each sum sends (t-1)/t of the tensor. That is its reduce-scatter; the all-gather that "
-        "makes the sum known to all sends as much again.",
+        message="The latencies are right, and half of the bytes are sent. (t-1)/t of the tensor is a "
+        "reduce-scatter; the all-gather that makes the sum known to all sends as much again. And a number of "
+        "16 bits has two bytes.",
     ),
     Mistake(
         name="the tensor sent once",
@@ -93,6 +101,12 @@ MISTAKES = (
         message="One latency is counted for each sum. A ring takes 2 (t-1) steps, one after the other.",
     ),
     Mistake(
+        name="half of the latencies",
+        faults={"latency": "half"},
+        message="t-1 latencies are counted for each sum: t-1 steps of a reduce-scatter, and as many of the "
+        "all-gather after it.",
+    ),
+    Mistake(
         name="no latency",
         faults={"latency": "none"},
         message="Latency is left out: 2 (t-1) steps of latency_s for each sum.",
@@ -106,6 +120,12 @@ MISTAKES = (
         name="the products not shared",
         faults={"shared": "nothing"},
         message="The time of the products does not fall with t. Each rank has 1/t of the weights.",
+    ),
+    Mistake(
+        name="the whole tensor in every step",
+        faults={"shared": "t times"},
+        message="Each sum sends 2 (t-1) times the tensor. A ring's step sends a piece of it, 1/t: 2 (t-1)/t "
+        "in all.",
     ),
     Mistake(
         name="the sums shared too",

@@ -6,6 +6,7 @@ book/parallelism/tensor-parallel.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,21 +56,29 @@ def _build(
         up, wide_bias, down, down_bias = weights
         if up_bias == "left out":
             wide_bias = torch.zeros_like(wide_bias)
-        ways: dict[str, Operator] = {"f": f, "g": g, "none": lambda y: y, "mean": lambda y: g(y) / group.size}
+        ways: dict[str, Operator] = {
+            "f": f, "g": g, "none": lambda y: y, "mean": lambda y: g(y) / group.size,
+            "g on rank 0": f if group.rank else g,
+        }  # fmt: skip
         enter, leave = ways[entrance], ways[exit]
         own = slice(group.rank, None, group.size)
         if cut == "columns first":
             part = enter(x)[..., own] @ up[:, own].T + wide_bias
             partial = F.gelu(part) @ down.T
         else:
+            split: Callable[..., Sequence[Tensor]] = torch.tensor_split
+            if cut == "rounded up":
+                split = torch.chunk
             rows, row_bias = (
-                (whole[own] if cut == "do not meet" else whole.tensor_split(group.size)[group.rank])
+                (whole[own] if cut == "do not meet" else split(whole, group.size)[group.rank])
                 for whole in (up, wide_bias)
             )
-            columns = down.tensor_split(group.size, dim=1)[group.rank]
+            columns = split(down, group.size, dim=1)[group.rank]
             partial = F.gelu(F.linear(enter(x), rows, row_bias)) @ columns.T
         if bias == "every rank" or (bias == "rank 0" and group.rank == 0):
             partial = partial + down_bias
+        if bias == "shares":
+            partial = partial + down_bias / group.size
         whole = leave(partial)
         return whole + down_bias if bias == "after the sum" else whole
 
@@ -86,8 +95,14 @@ MISTAKES = (
     Mistake(
         name="the bias of down is added on rank 0",
         faults={"bias": "rank 0"},
-        message="The result is right, but the bias of down has a gradient on rank 0 alone: after a step the "
-        "ranks' copies of it differ. Add it after g, on every rank.",
+        message="The result does not show it, but the bias of down has a gradient on rank 0 alone: after a "
+        "step the ranks' copies of it differ. Add it after g, on every rank.",
+    ),
+    Mistake(
+        name="a share of the bias of down on every rank",
+        faults={"bias": "shares"},
+        message="The result does not show it, but the gradient of the bias of down is p times too small: g "
+        "hands the gradient to every part as it is, and the part has the bias 1/p times. Add it once, after g.",
     ),
     Mistake(
         name="the bias of down is left out",
@@ -102,8 +117,8 @@ MISTAKES = (
     Mistake(
         name="f is missing",
         faults={"entrance": "none"},
-        message="The result is right and the gradient of x is not: each rank hands back the share of its own "
-        "rows. f(x) at the entrance sums these shares on the way back.",
+        message="The result does not show it, the gradient of x does: each rank hands back the share of its "
+        "own rows. f(x) at the entrance sums these shares on the way back.",
     ),
     Mistake(
         name="g is missing",
@@ -135,6 +150,18 @@ MISTAKES = (
         message="The rows of up and the columns of down that a rank has are not the same of the F numbers. "
         "Cut both with tensor_split, up along its dimension 0 and down along its dimension 1.",
     ),
+    Mistake(
+        name="chunk for tensor_split",
+        faults={"cut": "rounded up"},
+        message="The pieces are those of torch.chunk, which rounds up: 7 numbers over 3 ranks are 3, 3 and "
+        "1, and 4 over 3 are 2 and 2, with no piece for the last rank. tensor_split makes 3, 2, 2 and 2, 1, 1.",
+    ),
+    Mistake(
+        name="a sum that only rank 0 enters",
+        faults={"exit": "g on rank 0"},
+        message="Only rank 0 calls g. A collective ends when every rank has entered it: call it on all of "
+        "them, whatever the rank.",
+    ),
 )
 
 HINTS = (
@@ -160,7 +187,7 @@ def _case(rng: np.random.Generator, size: int, n_wide: int) -> Case:
 
 
 def _draw_cases(rng: np.random.Generator) -> tuple[Case, ...]:
-    return _case(rng, 2, 2 * int(rng.integers(3, 6))), _case(rng, 3, int(rng.choice([7, 8, 10, 11])))
+    return _case(rng, 2, 2 * int(rng.integers(3, 6))), _case(rng, 3, int(rng.choice([7, 10])))
 
 
 def _observe(answer: Answer, case: Case) -> Observation:

@@ -50,8 +50,12 @@ def _build(
     """The backward pass with the given faults; without any, the right one."""
 
     def answer(x: Tensor, weight: Tensor, back: Tensor, group: Group) -> Any:
+        if back_of == "twice":
+            back = summed(group)(back)
         if back_of == "own":
             mine = own_tokens(back, group)
+        elif back_of == "ones":
+            mine = torch.ones_like(x)
         elif back_of == "first":
             mine = summed(group)(back)[:, : x.shape[1]]
         else:
@@ -84,6 +88,18 @@ MISTAKES = (
         faults={"back_of": "mean"},
         message="What the ranks send back is divided by their number. These are shares of one gradient: sum "
         "them.",
+    ),
+    Mistake(
+        name="what comes back summed twice",
+        faults={"back_of": "twice"},
+        message="What the ranks send back is all-reduced and then reduce-scattered, which sums once more: it "
+        "is p times too large. reduce_scatter_tokens sums and cuts.",
+    ),
+    Mistake(
+        name="what comes back is not used",
+        faults={"back_of": "ones"},
+        message="`back` is not used: norm(x, weight).sum().backward() is right only where the loss is the "
+        "sum. norm(x, weight).backward(…) goes on from what has come back.",
     ),
     Mistake(
         name="every rank takes the first tokens",

@@ -59,7 +59,7 @@ def operators(group: Group) -> tuple[Operator, Operator]:
 
 def _build(
     *, f_forward: str = "own", f_backward: str = "sum", g_forward: str = "sum", g_backward: str = "own",
-    swapped: bool = False, entered_by: str = "all",
+    swapped: bool = False, entered_by: str = "all", hooked: bool = False,
 ) -> Answer:  # fmt: skip
     """The operators with the given faults; without any, the right ones."""
 
@@ -86,7 +86,12 @@ def _build(
 
             return Made.apply
 
-        f, g = operator(f_forward, f_backward), operator(g_forward, g_backward)
+        def hook(x: Tensor) -> Tensor:
+            x.register_hook(lambda gradient: combined(gradient, "sum"))
+            return x
+
+        f = hook if hooked else operator(f_forward, f_backward)
+        g = operator(g_forward, g_backward)
         return (g, f) if swapped else (f, g)
 
     return answer
@@ -116,6 +121,13 @@ MISTAKES = (
         faults={"f_backward": "in place"},
         message="f's backward sums in the very tensor that it was given. Autograd hands the same tensor to "
         "the residual branch, x + f(x), which then carries the sum as well. Sum in a copy.",
+    ),
+    Mistake(
+        name="f's sum takes in what is beside it",
+        faults={"hooked": True},
+        message="The gradient through f alone is right, and that through x + f(x) is not: what the residual "
+        "branch sends back is summed too. A hook on x itself sees all that x gets. Put it on what f returns, "
+        "a view of x.",
     ),
     Mistake(
         name="g does not sum",
@@ -156,8 +168,8 @@ MISTAKES = (
     Mistake(
         name="a sum that only rank 0 enters",
         faults={"entered_by": "rank 0"},
-        message="In f's backward only one rank calls ring_all_reduce. A collective ends when every rank has "
-        "entered it: call it on all of them, whatever the rank.",
+        message="Only one rank calls ring_all_reduce, in g's forward or in f's backward. A collective ends "
+        "when every rank has entered it: call it on all of them, whatever the rank.",
     ),
 )
 
@@ -190,6 +202,11 @@ def _trial(answer: Answer, group: Group, x: Tensor, back: Tensor) -> dict[str, A
     found = {}
     pair = as_tuple(answer(group), ("f", "g"))
     for name, operator in zip(("f", "g"), pair, strict=True):
+        if isinstance(operator, type) and issubclass(operator, torch.autograd.Function):
+            raise Rejected(
+                f"returned the class {operator.__name__} for {name}, and should return {operator.__name__}.apply",
+                name="returned the wrong kind of thing",
+            )
         if not callable(operator):
             raise Rejected(
                 f"returned {describe(operator)} for {name}, where a function of one tensor should be",

@@ -47,7 +47,7 @@ def cut_loss(
 
 def _build(
     *, top: str = "all", total: str = "all", target: str = "right", mean: str = "counted",
-    ignored: str = "right", one: str = "right", divided: bool = True,
+    ignored: str = "right", one: str = "right", divided: bool = True, times: str = "once",
 ) -> Answer:  # fmt: skip
     """The cut loss with the given faults; without any, the right one."""
 
@@ -56,7 +56,9 @@ def _build(
         own = (targets >= first) & (targets < first + logits.shape[1])
         place = (targets - first).clamp(0, logits.shape[1] - 1)[:, None]
         highest = logits.amax(1)
-        shift = {"all": all_max(highest), "own": highest}.get(top, torch.zeros_like(highest))
+        of_all = all_max(highest)
+        shift = {"own": highest, "none": torch.zeros_like(highest), "one": of_all.amax().expand_as(highest)}
+        shift = shift.get(top, of_all)
         shifted = logits - shift[:, None]
         found = shifted.gather(1, place)[:, 0]
         hit = found if target == "clamped" else found * own
@@ -67,17 +69,27 @@ def _build(
         exponentials = shifted.exp()
         own_sum = exponentials.sum(1)
         whole = own_sum if total == "own" else all_sum(own_sum)
+        if top == "not put back":
+            hit = hit + of_all
+        if ignored == "loss":  # their ln Σ exp, of logits as they came
+            hit = torch.where(counts, hit, -shift)
         n = {"counted": counts.sum(), "all": torch.tensor(len(targets)), "own": own.sum().clamp(min=1)}[mean]
         everywhere = torch.ones_like(counts)
-        in_loss, in_gradient = (everywhere if ignored == what else counts for what in ("loss", "gradient"))
-        loss = ((whole.log() - hit) * in_loss).sum() / n
+        in_loss = everywhere if ignored.startswith("loss") else counts
+        in_gradient = everywhere if ignored == "gradient" else counts
+        loss = ((whole.log() - hit) * in_loss).sum() / n * (group_size(all_sum) if times == "summed" else 1)
         gradient = exponentials / whole[:, None]
         taken = torch.ones_like(own) if one == "clamped" else own & (one != "not taken")
         gradient.scatter_add_(1, place, -taken[:, None].to(logits.dtype))
         gradient = gradient * in_gradient[:, None]
-        return loss, gradient / n if divided else gradient
+        return loss, (gradient / n if divided else gradient) * (-1 if times == "turned" else 1)
 
     return answer
+
+
+def group_size(all_sum: Collective) -> float:
+    """How many ranks there are, asked with what a rank has."""
+    return float(all_sum(torch.ones(1)))
 
 
 MISTAKES = (
@@ -92,6 +104,18 @@ MISTAKES = (
         faults={"top": "none"},
         message="Nothing is taken off before exp, and e^89 is more than fp32 holds: large logits give inf or "
         "NaN. Take the largest of all ranks off.",
+    ),
+    Mistake(
+        name="one largest logit for all places",
+        faults={"top": "one"},
+        message="A single largest logit is taken off at every place. Where a place's own are far below it, "
+        "all of its exponentials are 0 and their logarithm is -inf: the largest of each place, logits.amax(1).",
+    ),
+    Mistake(
+        name="the largest logit not put back",
+        faults={"top": "not put back"},
+        message="ln Σ exp is of logits with the largest taken off, and the target's logit is as it came: the "
+        "loss lacks the largest. Take it off both, or add it to the logarithm.",
     ),
     Mistake(
         name="each rank's own sum of exponentials",
@@ -133,6 +157,23 @@ MISTAKES = (
         name="places without a target add to the loss",
         faults={"ignored": "loss"},
         message="Places with -100 add their ln Σ exp to the loss. Multiply by whether they count.",
+    ),
+    Mistake(
+        name="places without a target add what is left of theirs",
+        faults={"ignored": "loss, shifted"},
+        message="Places with -100 add their ln Σ exp to the loss, less the largest logit. Multiply by "
+        "whether they count.",
+    ),
+    Mistake(
+        name="the loss summed over ranks",
+        faults={"times": "summed"},
+        message="The loss is summed over ranks at the end, and every rank has the whole of it already: it "
+        "comes out p times as large.",
+    ),
+    Mistake(
+        name="the gradient turned round",
+        faults={"times": "turned"},
+        message="The gradient has the wrong sign: softmax less 1 at the target, not the other way round.",
     ),
     Mistake(
         name="places without a target have a gradient",
