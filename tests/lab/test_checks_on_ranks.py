@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from scalelab.lab.checks import answers
+from scalelab.lab.checks import answers, ranks
 from scalelab.lab.checks.answers import NotWritten, Rejected, as_numbers
 from scalelab.lab.checks.framework import Case, Exercise, Mistake, judge
 from scalelab.lab.checks.parts import case_of
@@ -66,9 +66,7 @@ def test_right_answers_and_mistakes_are_told_and_who_waits_for_whom() -> None:
     assert verdict(build(twice=True)).mistakes == ("twice",)
     found = verdict(build(sends_first=True))
     assert found.mistakes == ("all send first",)
-    assert (
-        "Ranks wait for each other for ever: rank 0 waits to send 8 bytes to rank 1;" in found.message
-    )
+    assert "Ranks wait for each other for ever: rank 0 waits to send 8 bytes to rank 1;" in found.message
 
 
 def test_a_wait_in_vain_is_observed_rank_by_rank() -> None:
@@ -109,6 +107,27 @@ def test_unwritten_and_wrongly_made_answers_are_told() -> None:
         observe(unwritten, case_of("", 2))
     with pytest.raises(Rejected, match="cannot be called with 2 positional arguments"):
         observe(lambda group: group, case_of("", 2))
+
+
+def test_torchs_own_calls_are_told_from_the_groups() -> None:
+    def by_torch(group: Group, tensor: torch.Tensor) -> torch.Tensor:
+        torch.distributed.all_reduce(tensor)
+        return tensor
+
+    assert verdict(by_torch).mistakes == ("torch.distributed in place of group",)
+    assert "Use `group`" in verdict(by_torch).message
+
+
+def test_ranks_that_work_for_too_long_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "LIMIT_S", 0.3)
+
+    def slow(group: Group, tensor: torch.Tensor) -> torch.Tensor:
+        time.sleep(1.5 * group.rank)
+        return tensor
+
+    found = verdict(slow)
+    assert found.mistakes == ("did not come to an end",)
+    assert "rank 0 has finished; rank 1 is at work" in found.message
 
 
 def test_ranks_that_never_end_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,9 +17,11 @@ from scalelab.cost.layer_activations import layer_activation_bytes, layer_activa
 from scalelab.cost.sharding import zero_memory
 from scalelab.lab.checks import Exercise, exercises, judge
 from scalelab.parallel.scratch.collectives import (
+    all_to_all,
     naive_all_reduce,
     piece_of,
     ring_all_gather,
+    ring_all_reduce,
     ring_reduce_scatter,
     tree_all_reduce,
 )
@@ -106,9 +109,21 @@ def by_grad(block: Any, x: Any, state: Any, gradient: Any) -> Any:
     return first
 
 
+def directly(weights: Any, gradient: Any, update: Any, group: Any) -> None:
+    """No ring: each rank sends more or less than a ring's, and all together the same."""
+    piece = piece_of(weights, group)
+    update(piece, sum(all_to_all(list(gradient.tensor_split(group.size)), group)))
+    sizes = [len(part) for part in weights.tensor_split(group.size)]
+    weights.copy_(torch.cat(all_to_all([piece] * group.size, group, sizes=sizes)))
+
+
+def clip_with_numpys_norm(pieces: Any, max_norm: float, group: Any) -> Any:
+    return np.float32(EXERCISES["clip_pieces"].reference(pieces, max_norm, group))
+
+
 RIGHT: dict[str, list[Callable[..., Any]]] = {
-    "cut_step": [in_slices],
-    "clip_pieces": [by_tree],
+    "cut_step": [in_slices, directly],
+    "clip_pieces": [by_tree, clip_with_numpys_norm],
     "backward_again": [by_grad],
     "bytes_a_rank": [
         lambda n, stage, p, r, precision: (
@@ -175,6 +190,85 @@ def test_a_new_name_for_the_weights_is_no_change_of_them() -> None:
     verdict = judge(EXERCISES["cut_step"], rebinds, EXERCISES["cut_step"].cases(0))
     assert verdict.mistakes == ("weights not handed round",)
     assert "only a name" in verdict.message
+
+
+def named(name: str, answer: Callable[..., Any]) -> tuple[str, ...]:
+    return judge(EXERCISES[name], answer, EXERCISES[name].cases(0)).mistakes
+
+
+def test_weights_in_other_memory_are_not_changed_in_place() -> None:
+    """The model's parameters are views of the old memory."""
+
+    def replaces(weights: Any, gradient: Any, update: Any, group: Any) -> None:
+        update(piece_of(weights, group), ring_reduce_scatter(gradient, group))
+        weights.data = ring_all_gather(piece_of(weights, group), group, weights.numel())
+
+    assert named("cut_step", replaces) == ("weights in other memory",)
+
+
+def test_an_update_of_the_gradient_is_not_called_an_update_of_a_copy() -> None:
+    def turned(weights: Any, gradient: Any, update: Any, group: Any) -> None:
+        piece = piece_of(weights, group)
+        update(ring_reduce_scatter(gradient, group), piece)
+        weights.copy_(ring_all_gather(piece, group, weights.numel()))
+
+    message = judge(EXERCISES["cut_step"], turned, EXERCISES["cut_step"].cases(0)).message
+    assert "the gradient comes second" in message
+
+
+def test_pieces_replaced_in_their_list_are_not_scaled_in_place() -> None:
+    def replaces(pieces: Any, max_norm: float, group: Any) -> float:
+        square = torch.stack([piece.square().sum() for piece in pieces]).sum()
+        ring_all_reduce(square, group)
+        norm = float(square.sqrt())
+        for i, piece in enumerate(pieces):
+            pieces[i] = piece * min(1.0, max_norm / norm)
+        return norm
+
+    assert named("clip_pieces", replaces) == ("nothing is scaled",)
+
+
+def test_a_collective_that_empty_pieces_skip_does_not_pass() -> None:
+    """Ranks have different numbers of empty pieces, so some would wait."""
+
+    def skips(pieces: Any, max_norm: float, group: Any) -> float:
+        total = 0.0
+        for piece in pieces:
+            if piece.numel():
+                square = piece.square().sum()
+                ring_all_reduce(square, group)
+                total += float(square)
+        for piece in pieces:
+            piece *= min(1.0, max_norm / total**0.5)
+        return total**0.5
+
+    assert named("clip_pieces", skips) == ("empty pieces are passed over",)
+
+
+def test_no_message_says_more_than_the_numbers_do() -> None:
+    """The same bytes are lacking whichever tensor was forgotten, so all of them are named."""
+
+    def lacking(attention: int, feed_forward: int) -> Callable[..., Any]:
+        def answer(s: int, b: int, h: int, a: int) -> Any:
+            n, scores = s * b * h, b * a * s * s
+            return attention * n + 5 * scores, feed_forward * n, 4 * n
+
+        return answer
+
+    assert named("layer_bytes", lacking(9, 19)) == ("one of attention's five tensors forgotten",)
+    assert named("layer_bytes", lacking(11, 11)) == ("one of the wide tensors forgotten",)
+
+
+def test_a_gradient_that_is_not_there_is_told_from_a_missing_return() -> None:
+    def no_leaf(block: Any, x: Any, state: Any, gradient: Any) -> Any:
+        x = x.detach()
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(state)
+            block(x).backward(gradient)
+        return x.grad
+
+    message = judge(EXERCISES["backward_again"], no_leaf, EXERCISES["backward_again"].cases(0)).message
+    assert "x.grad of an x that requires no gradient" in message
 
 
 # The references against the package's own and others'.

@@ -203,6 +203,62 @@ def test_other_right_ways_pass() -> None:
             assert verdict.right, verdict.message
 
 
+# --- no message says what is not so -----------------------------------------------------------------------
+
+
+def verdict_on(name: str, answer: Any) -> Any:
+    return judge(EXERCISES[name], answer, EXERCISES[name].cases(0))
+
+
+def test_a_rank_alone_in_the_forward_sum_is_not_told_of_the_backward_one_only() -> None:
+    def only_first(group: Group) -> Any:
+        f, g = operators(group)
+        return f, g if group.rank == 0 else lambda x: x.view_as(x)
+
+    verdict = verdict_on("operators", only_first)
+    assert verdict.mistakes == ("a sum that only rank 0 enters",)
+    assert "in g's forward or in f's backward" in verdict.message
+
+
+def test_a_class_in_place_of_its_apply_is_told() -> None:
+    class Copy(torch.autograd.Function):
+        pass
+
+    assert ".apply" in verdict_on("operators", lambda group: (Copy, Copy)).message
+
+
+def bill(latencies: Any, tensors: Any) -> Any:
+    """Four sums of so many latencies and so many times the tensor, each a function of t."""
+
+    def answer(n: int, d: int, t: int, flops: float, latency: float, speed: float) -> Any:
+        one = latencies(t) * latency + tensors(t) * 2 * n * d / speed
+        return layer_seconds(n, d, t, flops, latency, speed)[0], 4 * one
+
+    return answer
+
+
+def test_half_a_ring_is_told_from_two_sums_only_where_the_numbers_are() -> None:
+    half = verdict_on("layer_seconds", bill(lambda t: t - 1, lambda t: (t - 1) / t))
+    assert half.mistakes == ("half of the sums",)
+    assert "an all-gather follows the reduce-scatter" in half.message
+    late = verdict_on("layer_seconds", bill(lambda t: t - 1, lambda t: 2 * (t - 1) / t))
+    assert late.mistakes == ("half of the latencies",)
+    whole = verdict_on("layer_seconds", bill(lambda t: 2 * (t - 1), lambda t: 2 * (t - 1)))
+    assert whole.mistakes == ("the whole tensor in every step",)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_chunk_is_refused_on_every_variant_and_named(seed: int) -> None:
+    def chunked(x: Any, weights: Any, f: Any, g: Any, group: Group) -> Any:
+        up, up_bias, down, down_bias = weights
+        rows, bias = (w.chunk(group.size)[group.rank] for w in (up, up_bias))
+        columns = down.chunk(group.size, dim=1)[group.rank]
+        return g(F.gelu(f(x) @ rows.T + bias) @ columns.T) + down_bias
+
+    exercise = EXERCISES["cut_feed_forward"]
+    assert judge(exercise, chunked, exercise.cases(seed)).mistakes == ("chunk for tensor_split",)
+
+
 # --- references against others' code ----------------------------------------------------------------------
 
 

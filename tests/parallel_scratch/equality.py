@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalelab.core.config import DecoderConfig
@@ -29,22 +28,10 @@ WEIGHT_TOLERANCE = 1e-10
 N_STEPS = 10
 
 
-class InDouble(Decoder):
-    """A decoder in fp64 throughout: ours takes the loss in fp32 whatever its weights are in."""
-
-    def __init__(self, config: DecoderConfig, *, seed: int | None = None) -> None:
-        super().__init__(config, seed=seed)
-        self.double()
-
-    def loss(self, tokens: Any, targets: Any, reduction: Any = "mean", ignore_index: int = NO_TARGET) -> Any:
-        return F.cross_entropy(
-            self(tokens).flatten(0, 1), targets.flatten(), reduction=reduction, ignore_index=ignore_index
-        )
-
-
 def make_model(*, double: bool = False, seed: int = 3, config: DecoderConfig = CONFIG) -> Decoder:
     """The same model wherever it is made, in fp32 or in fp64."""
-    return InDouble(config, seed=seed) if double else Decoder(config, seed=seed)
+    model = Decoder(config, seed=seed)
+    return model.double() if double else model
 
 
 @dataclass(frozen=True)

@@ -375,7 +375,13 @@ def test_the_model_given_stays_as_it_is() -> None:
     assert all(p.grad is None and torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
-def test_the_loss_is_summed_in_single_precision_whatever_the_logits_are_in() -> None:
-    logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_loss_is_summed_in_single_precision_at_least(dtype: torch.dtype) -> None:
+    logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
     targets = torch.tensor([[0, 1, -100], [2, 3, 4]])
-    assert torch.allclose(summed_loss(logits.double(), targets), summed_loss(logits, targets))
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    expected = torch.nn.functional.cross_entropy(
+        logits.to(wide).flatten(0, 1), targets.flatten(), reduction="sum"
+    )
+    assert summed_loss(logits, targets).dtype == wide
+    assert torch.equal(summed_loss(logits, targets), expected)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from scalelab.lab.checks.answers import Numbers, call, check_signature
+from scalelab.lab.checks.answers import Numbers, Rejected, call, check_signature
 from scalelab.lab.checks.framework import Answer, Observation
 from scalelab.parallel.scratch.group import Group
-from scalelab.parallel.scratch.threads import Deadlock, run_threads
+from scalelab.parallel.scratch.threads import Deadlock, OutOfTime, run_threads
 
 WAITING = "ranks that wait for ever"
 LIMIT_S = 15.0  # less than an answer has
@@ -53,6 +53,18 @@ def on_ranks(
         except Deadlock as deadlock:
             stuck.append(deadlock)
             return []
+        except OutOfTime as error:
+            raise Rejected(
+                f"did not come to an end: {error}", name="did not come to an end", ran=False
+            ) from error
+        except ValueError as error:
+            if "process group has not been initialized" not in str(error):
+                raise
+            raise Rejected(
+                "calls torch.distributed, which knows nothing of these ranks: they are threads. Use `group`",
+                name="torch.distributed in place of group",
+                ran=False,
+            ) from error
 
     answers = call(ranks)
     waiting = np.zeros(size)

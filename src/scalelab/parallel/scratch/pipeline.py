@@ -43,7 +43,7 @@ Pass = tuple[int, int]  # (micro-batch, chunk)
 
 
 def summed_loss(logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
-    """Cross-entropy summed over the targets that count, in fp32."""
+    """Cross-entropy summed over the targets that count, in fp32 or better."""
     return loss_nats(logits, targets, reduction="sum")
 
 

@@ -41,7 +41,7 @@ def run_threads(size: int, function: Callable[..., T], *args: Any, limit_s: floa
 
     Raises:
         Deadlock: the ranks wait for each other in vain; the message says who for whom.
-        ParallelError: the limit has passed.
+        OutOfTime: the limit has passed.
         Whatever a rank raises; a note says which rank it was.
     """
     check_positive_int("size", size)
@@ -168,7 +168,7 @@ class _Hub:
             while any(self._at_work.values()) and time.monotonic() < deadline:
                 self.changed.wait(POLL_S)
             if any(self._at_work.values()) and self._failure is None:
-                self._failure = ParallelError(f"after {limit_s:g} s, {self._standing()}")
+                self._failure = OutOfTime(f"after {limit_s:g} s, {self._standing()}")
                 self.changed.notify_all()
         if self._failure is not None:
             raise self._failure
@@ -190,6 +190,10 @@ class _Hub:
             else:
                 words.append(f"rank {rank} {'is at work' if self._at_work[rank] else 'has finished'}")
         return "; ".join(words)
+
+
+class OutOfTime(ParallelError):
+    """Ranks that were still at work when their time was over."""
 
 
 class Deadlock(ParallelError):

@@ -178,7 +178,7 @@ def _draw_cases(rng: np.random.Generator) -> tuple[Case, ...]:
         (2, 50.0, "the whole below max_norm"),
     ):
         norms = {3: (6.0, 1.5, 4.0), 4: (5.0, 8.0, 6.5, 7.0), 2: (3.0, 4.0)}[size]
-        pieces = []
+        pieces: list[list[Tensor]] = []
         for norm in norms:
             # Rank 0 has two empty pieces, the others one.
             second = int(rng.integers(1, 6)) if pieces else 0

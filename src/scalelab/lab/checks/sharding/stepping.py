@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scalelab.lab.checks.answers import Numbers, check_signature
+from scalelab.lab.checks.answers import Numbers, Rejected, check_signature
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
 from scalelab.lab.checks.parts import case_of
 from scalelab.lab.checks.ranks import WAITING, on_ranks
@@ -137,7 +137,7 @@ MISTAKES = (
         faults={"gathers": "none"},
         message="Each rank has its own piece updated and everybody else's old: replicas drift apart. "
         "End with an all-gather of the pieces, in place: weights.copy_(…) changes the vector, weights = … "
-        "only a name, and weights.data = … leaves behind whoever has a view of it.",
+        "only a name.",
     ),
     Mistake(
         name="only rank 0 gathers",
@@ -177,7 +177,7 @@ def _observe(answer: Answer, case: Case) -> Observation:
     check_signature(answer, (weights, weights, None, None), {})
     copies = [weights.clone() for _ in range(size)]
     optimizers = [_Momentum() for _ in range(size)]
-    memory = [copy.view(-1) for copy in copies]  # whose views the model's parameters are, in the lab
+    memory = [copy.data_ptr() for copy in copies]  # whose views the model's parameters are, in the lab
     sent = np.zeros(size)
     least = 2 * (size - 1) * weights.numel()  # of a reduce-scatter and an all-gather, by all ranks together
 
@@ -187,11 +187,13 @@ def _observe(answer: Answer, case: Case) -> Observation:
         sent[rank] += group.traffic.n_bytes / weights.element_size()
 
     def read(_: list[Any]) -> Observation:
+        if [copy.data_ptr() for copy in copies] != memory:
+            raise Rejected(_OTHER_MEMORY, name="weights in other memory")
         given = np.array([float(optimizer.most_numbers) for optimizer in optimizers])
         extra = max(0.0, float(sent.sum()) - least)
         sent[:] = 0
         return {
-            "weights (a row for each rank)": Numbers(torch.stack(memory).double().numpy()),
+            "weights (a row for each rank)": Numbers(torch.stack(copies).double().numpy()),
             "numbers that a rank's update gets": Numbers(given, "rank"),
             "numbers sent beyond what is needed, by all ranks": Numbers(np.array(extra)),
         }
@@ -200,6 +202,12 @@ def _observe(answer: Answer, case: Case) -> Observation:
     if first[WAITING].values.any():  # each step by itself: nobody goes on while another waits
         return first
     return on_ranks(partial(step, 1), size, lambda group: (group,), read)
+
+
+_OTHER_MEMORY = (
+    "gave the weights other memory (weights.data = …): whoever has a view of them, as a model's parameters "
+    "may, is left with the old ones. weights.copy_(…) changes the numbers where they are"
+)
 
 
 class _Momentum:

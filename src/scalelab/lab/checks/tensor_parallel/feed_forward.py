@@ -102,7 +102,7 @@ MISTAKES = (
         name="a share of the bias of down on every rank",
         faults={"bias": "shares"},
         message="The result does not show it, but the gradient of the bias of down is p times too small: g "
-        "hands the gradient to every part as it is, and the part has the bias 1/p times. Add it once, after g.",
+        "hands the gradient to every part as it is, and the part has 1/p of the bias. Add it once, after g.",
     ),
     Mistake(
         name="the bias of down is left out",
@@ -154,7 +154,7 @@ MISTAKES = (
         name="chunk for tensor_split",
         faults={"cut": "rounded up"},
         message="The pieces are those of torch.chunk, which rounds up: 7 numbers over 3 ranks are 3, 3 and "
-        "1, and 4 over 3 are 2 and 2, with no piece for the last rank. tensor_split makes 3, 2, 2 and 2, 1, 1.",
+        "1, and 4 over 3 are 2 and 2, with none for the last rank. tensor_split makes 3, 2, 2 and 2, 1, 1.",
     ),
     Mistake(
         name="a sum that only rank 0 enters",

@@ -87,7 +87,7 @@ def _build(
             return Made.apply
 
         def hook(x: Tensor) -> Tensor:
-            x.register_hook(lambda gradient: combined(gradient, "sum"))
+            x.register_hook(lambda gradient: combined(gradient, "sum"))  # type: ignore[no-untyped-call]
             return x
 
         f = hook if hooked else operator(f_forward, f_backward)
@@ -204,7 +204,7 @@ def _trial(answer: Answer, group: Group, x: Tensor, back: Tensor) -> dict[str, A
     for name, operator in zip(("f", "g"), pair, strict=True):
         if isinstance(operator, type) and issubclass(operator, torch.autograd.Function):
             raise Rejected(
-                f"returned the class {operator.__name__} for {name}, and should return {operator.__name__}.apply",
+                f"returned the class {operator.__name__} for {name}, and should return its .apply",
                 name="returned the wrong kind of thing",
             )
         if not callable(operator):

@@ -57,8 +57,8 @@ def _build(
         place = (targets - first).clamp(0, logits.shape[1] - 1)[:, None]
         highest = logits.amax(1)
         of_all = all_max(highest)
-        shift = {"own": highest, "none": torch.zeros_like(highest), "one": of_all.amax().expand_as(highest)}
-        shift = shift.get(top, of_all)
+        shifts = {"own": highest, "none": torch.zeros_like(highest), "one": of_all.amax().expand_as(highest)}
+        shift = shifts.get(top, of_all)
         shifted = logits - shift[:, None]
         found = shifted.gather(1, place)[:, 0]
         hit = found if target == "clamped" else found * own
@@ -77,7 +77,8 @@ def _build(
         everywhere = torch.ones_like(counts)
         in_loss = everywhere if ignored.startswith("loss") else counts
         in_gradient = everywhere if ignored == "gradient" else counts
-        loss = ((whole.log() - hit) * in_loss).sum() / n * (group_size(all_sum) if times == "summed" else 1)
+        n_ranks = all_sum(torch.ones_like(highest))[0] if times == "summed" else 1
+        loss = ((whole.log() - hit) * in_loss).sum() / n * n_ranks
         gradient = exponentials / whole[:, None]
         taken = torch.ones_like(own) if one == "clamped" else own & (one != "not taken")
         gradient.scatter_add_(1, place, -taken[:, None].to(logits.dtype))
@@ -85,11 +86,6 @@ def _build(
         return loss, (gradient / n if divided else gradient) * (-1 if times == "turned" else 1)
 
     return answer
-
-
-def group_size(all_sum: Collective) -> float:
-    """How many ranks there are, asked with what a rank has."""
-    return float(all_sum(torch.ones(1)))
 
 
 MISTAKES = (
@@ -109,7 +105,7 @@ MISTAKES = (
         name="one largest logit for all places",
         faults={"top": "one"},
         message="A single largest logit is taken off at every place. Where a place's own are far below it, "
-        "all of its exponentials are 0 and their logarithm is -inf: the largest of each place, logits.amax(1).",
+        "all of its exponentials are 0 and their logarithm is -inf: take that of each place, logits.amax(1).",
     ),
     Mistake(
         name="the largest logit not put back",
