@@ -80,7 +80,7 @@ def _layout(words: Sequence[str], n_processes: int) -> Layout:
     Raises:
         ConfigError: none, or one of another number of processes.
     """
-    for place, word in enumerate(words):
+    for place, word in reversed(list(enumerate(words))):  # the last one counts, as for train
         flag, equals, value = word.partition("=")
         if flag == "--parallel" and (equals or place + 1 < len(words)):
             return parse_layout(value if equals else words[place + 1], n_processes)

@@ -45,7 +45,7 @@ from scalelab.core.config import DecoderConfig
 from scalelab.core.errors import ConfigError, TrainingError
 from scalelab.core.units import format_bytes, format_count, format_seconds
 from scalelab.parallel.engine.launch import TIMEOUT_S, Launch, read_launch
-from scalelab.parallel.engine.layout import AXES, ORDERS, Layout, parse_layout, processes_of
+from scalelab.parallel.engine.layout import AXES, ORDERS, Layout, Order, parse_layout, processes_of
 
 if TYPE_CHECKING:
     import torch
@@ -197,7 +197,7 @@ def _prepare(
     )
     model, training = _configs(settings, vocab_size=tokenizer.vocab_size)
     layout = parse_layout(strategy.layout, strategy.n_processes) if strategy.layout else ONE_PROCESS
-    _check_memory(model, training, strategy, launch, layout)
+    _check_memory(model, training, strategy, launch, layout, args.pipeline)
     data = rank_0_first(strategy, lambda: encode_corpus(text, tokenizer))
     loggers: list[Logger] = []
     strategy.decide(lambda: loggers.extend(_loggers(settings, out)))  # rank 0's alone, and so are its errors
@@ -251,6 +251,7 @@ def _check_memory(
     strategy: Strategy,
     launch: Launch | None,
     layout: Layout = ONE_PROCESS,
+    order: Order = "1f1b",
 ) -> None:
     """Refuse what cannot fit: an allocator's error, or the system's killing hand, would explain nothing.
 
@@ -260,8 +261,9 @@ def _check_memory(
     from scalelab.cost import memory
 
     share = training.batch_size // strategy.n_shares
-    # A pipeline's first stage holds pp micro-batches of 1/pp of the layers: as much as one of all of them.
-    pieces = max(training.accumulate, layout.pp)
+    # 1F1B's first stage holds pp micro-batches of 1/pp of the layers: as much as one of all of them. GPipe's
+    # holds all of the share's rows of 1/pp of the layers.
+    pieces = layout.pp if order == "gpipe" and layout.pp > 1 else max(training.accumulate, layout.pp)
     held = memory(
         model,
         batch_size=max(1, -(-share // pieces)),  # the largest micro-batch

@@ -70,10 +70,10 @@ def on_ranks(
     waiting = np.zeros(size)
     if stuck:
         waiting[list(stuck[0].ranks)] = 1
-        return {WAITING: Numbers(waiting, "rank", account=f"{_sentence(stuck[0])}.")}
+        return {WAITING: Numbers(waiting, "rank", account=f"{sentence(str(stuck[0]))}.")}
     return {WAITING: Numbers(waiting, "rank"), **read(answers)}
 
 
-def _sentence(deadlock: Deadlock) -> str:
-    text = str(deadlock)
+def sentence(text: str) -> str:
+    """The text with a capital."""
     return text[0].upper() + text[1:]

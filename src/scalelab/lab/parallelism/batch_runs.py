@@ -87,7 +87,7 @@ def train_until(run: BatchRun, *, excess: float = LOWEST_EXCESS, max_tokens: int
         LabError: the tokens are not enough for the warm-up.
     """
     with one_thread():
-        return _train(run, excess, min(max_tokens or N_TRAIN, N_TRAIN))
+        return _train(run, excess, N_TRAIN if max_tokens is None else min(max_tokens, N_TRAIN))
 
 
 def _train(run: BatchRun, excess: float, max_tokens: int) -> RunRecord:

@@ -25,8 +25,10 @@ class FileBoard:
 
     @classmethod
     def create(cls, path: Path, size: int) -> FileBoard:
-        """An empty board, its file written anew."""
-        path.write_bytes(bytes(size * ROW_BYTES))
+        """An empty board; who still has the one of before writes to that, and not to this."""
+        new = path.with_suffix(".new")
+        new.write_bytes(bytes(size * ROW_BYTES))
+        new.replace(path)
         return cls(path, size)
 
     def write(self, rank: int, words: str) -> None:

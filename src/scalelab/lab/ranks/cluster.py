@@ -147,7 +147,8 @@ def _listen(pipe: IO[bytes], cluster: weakref.ref[Cluster]) -> None:
             heard = cluster()
             if heard is None:
                 return
-            heard._hear(json.loads(line))
+            with contextlib.suppress(ValueError):  # what a package prints while it is imported
+                heard._hear(json.loads(line))
             del heard
 
 

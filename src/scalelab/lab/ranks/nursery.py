@@ -8,6 +8,7 @@ Run by `cluster.py` as COMMAND FOLDER SIZE fork|spawn. Told what to do by lines 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -41,8 +42,9 @@ def main(arguments: list[str]) -> None:
     if can_fork:
         _import_all()
     ends: dict[int, int] = {}
-    pids = {_start(folder, CONTROLLER, ends, can_fork): CONTROLLER}
-    _wait_for_connection_files(folder, kernel)
+    controller = _start(folder, CONTROLLER, ends, can_fork)
+    pids = {controller: CONTROLLER}
+    _wait_for_connection_files(folder, kernel, controller)
     for rank in range(size):
         pids[_start(folder, rank, ends, can_fork)] = rank
     _say(pids={rank: pid for pid, rank in pids.items() if rank != CONTROLLER})
@@ -78,7 +80,8 @@ def _command(word: str, ranks: list[int], pids: dict[int, int], ends: dict[int, 
                 os.kill(pid, signal.SIGINT)
     elif word == "unblock":
         for rank in set(ranks) & set(pids.values()):
-            os.write(ends[rank], UNBLOCK)
+            with contextlib.suppress(OSError):  # it has just ended, which will be told
+                os.write(ends[rank], UNBLOCK)
 
 
 def _say(**words: object) -> None:
@@ -214,9 +217,11 @@ def client_file(folder: Path) -> Path:
     return folder / "profile" / "security" / "ipcontroller-client.json"
 
 
-def _wait_for_connection_files(folder: Path, kernel: int) -> None:
+def _wait_for_connection_files(folder: Path, kernel: int, controller: int) -> None:
     """Return when the controller can be reached; its files are not written at one stroke."""
     while os.getppid() == kernel:
+        if os.waitpid(controller, os.WNOHANG)[0]:
+            sys.exit("the controller has ended")  # and the kernel sees that this process has
         try:
             for path in (client_file(folder), engine_file(folder)):
                 json.loads(path.read_text())

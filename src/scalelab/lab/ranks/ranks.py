@@ -245,7 +245,11 @@ class Ranks:
                 return {}
         elif not work.wait(AFTERMATH_S, after_failure=True):
             held_up = work.unblock()
-            work.wait()
+            if not work.wait(HEED_S):
+                print(
+                    f"{name_ranks(work.busy)} still at work after another's error; the stop button ends it."
+                )
+                work.wait()
         answers = work.answers()
         outputs.show(work.waits, answers)
         failures = {rank: answer for rank, answer in answers.items() if "ename" in answer}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -69,7 +70,7 @@ def joined(launch: Launch, *, timeout: timedelta = TIMEOUT) -> Iterator[World]:
     try:
         store = _meet(launch, timeout)
     except RuntimeError as error:
-        if "time" not in str(error).lower():
+        if not re.search("timed out|timeout", str(error).lower()):
             raise
         raise TrainingError(
             f"process {launch.rank} of {launch.n_processes} waited {timeout.total_seconds():g} s for the "

@@ -50,8 +50,8 @@ def kept_for_backward(leaving_out: Iterable[Tensor] = ()) -> Iterator[Kept]:
         place = tensor.untyped_storage().data_ptr()
         if place not in seen:
             seen.add(place)
-            kept.tensors.append(tensor)
-        return tensor
+            kept.tensors.append(tensor.detach())
+        return tensor.detach()  # the tensor itself would keep its own graph alive
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield kept

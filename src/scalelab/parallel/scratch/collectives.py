@@ -38,14 +38,8 @@ def ring_reduce_scatter(tensor: Tensor, group: Group, *, tag: int = 0) -> Tensor
         [n / p]: piece `rank` of `torch.tensor_split(tensor.flatten(), p)`, of which the first n mod p are one
             longer.
     """
-    pieces = tensor.detach().reshape(-1).tensor_split(group.size)
-    going = pieces[group.previous]  # with one rank its own, and there is nothing to do
-    for step in range(group.size - 1):
-        own = pieces[(group.rank - 2 - step) % group.size]
-        coming = torch.empty_like(own)
-        group.exchange(going, group.next, coming, group.previous, tag=tag)
-        going = coming.add_(own)
-    return going.clone() if group.size == 1 else going
+    piece = sum_pieces(tensor.detach().reshape(-1).tensor_split(group.size), group, tag=tag)
+    return piece.clone() if group.size == 1 else piece
 
 
 def ring_all_gather(piece: Tensor, group: Group, n: int, *, tag: int = 0) -> Tensor:
@@ -70,7 +64,7 @@ def ring_all_gather(piece: Tensor, group: Group, n: int, *, tag: int = 0) -> Ten
             f"ranks its own has {pieces[group.rank].numel():,}"
         )
     pieces[group.rank].copy_(piece.detach().reshape(-1))
-    _pass_around(pieces, group, tag)
+    pass_around(pieces, group, tag=tag)
     return whole
 
 
@@ -85,11 +79,22 @@ def ring_all_reduce(tensor: Tensor, group: Group, *, tag: int = 0) -> None:
     flat = _flat(tensor)
     pieces = flat.tensor_split(group.size)
     pieces[group.rank].copy_(ring_reduce_scatter(flat, group, tag=tag))
-    _pass_around(pieces, group, tag)
+    pass_around(pieces, group, tag=tag)
 
 
-def _pass_around(pieces: Sequence[Tensor], group: Group, tag: int) -> None:
-    """Fill every rank's pieces, of which each has its own."""
+def sum_pieces(pieces: Sequence[Tensor], group: Group, *, tag: int = 0) -> Tensor:
+    """The sum over ranks of this rank's piece, of any shape; with one rank that piece itself."""
+    going = pieces[group.previous]
+    for step in range(group.size - 1):
+        own = pieces[(group.rank - 2 - step) % group.size]
+        coming = torch.empty_like(own)
+        group.exchange(going, group.next, coming, group.previous, tag=tag)
+        going = coming.add_(own)
+    return going
+
+
+def pass_around(pieces: Sequence[Tensor], group: Group, *, tag: int = 0) -> None:
+    """Fill every rank's pieces, of any shapes, of which each has its own."""
     for step in range(group.size - 1):
         known = pieces[(group.rank - step) % group.size]
         missing = pieces[(group.rank - step - 1) % group.size]

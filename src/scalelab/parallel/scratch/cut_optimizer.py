@@ -66,8 +66,13 @@ class CutAdamW:
             message.
 
         Raises:
-            ParallelError: a unit has no gradient: backward has not run, or was not reduced.
+            ParallelError: a unit has no gradient (backward has not run, or was not reduced); a norm that is
+                not positive.
         """
+        if max_norm is not None and not max_norm > 0:
+            raise ParallelError(
+                f"max_norm must be positive, got {max_norm!r}; None leaves gradients as they are"
+            )
         gradients = {id(unit): _gradient(unit) for unit in self.units}  # as `master` is: fp32 or wider
         norm = torch.tensor(torch.nan)
         if max_norm is not None:

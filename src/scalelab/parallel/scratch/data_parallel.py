@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from scalelab.core.checks import check_positive_int
+from scalelab.core.errors import ParallelError
 from scalelab.parallel.scratch.collectives import (
     AllReduce,
     ring_all_reduce,
@@ -200,6 +201,9 @@ class Overlapped:
         """Gradients found inside stay this rank's own; those of the last micro-batch are added up at its end.
 
         Earlier ones must not be: what has been added over the ranks once would be added again with the rest.
+
+        Raises:
+            ParallelError: out of a second backward pass in the last one.
         """
         self._sends = last
         if last:
@@ -221,6 +225,11 @@ class Overlapped:
         """Called by autograd when a parameter's gradient is complete."""
         if not self._sends:
             return
+        if place not in self._missing[number]:
+            raise ParallelError(
+                "a second backward pass in one micro-batch: its gradients would not be summed over ranks. "
+                "Add the losses up and go backward once, or give each a micro_batch of its own"
+            )
         self.buckets[number].take(place)
         self._missing[number].discard(place)
         if not self._missing[number]:

@@ -7,7 +7,8 @@ parallelism: two all-gathers and a reduce-scatter instead of an all-reduce.
 
 Autograd keeps weights for backward, and must find them where they were: the memory behind them is released
 and taken again, while the tensors that point to it stay.
-Condition: as ZeRO-1's; and every block is used by each rank, in the same order.
+Condition: as ZeRO-1's; and every block is used by each rank, in the same order, so each has a row in every
+micro-batch.
 Source: Rajbhandari et al. 2019, arXiv:1910.02054, sections 5.3 and 7.2.2; Zhao et al. 2023, arXiv:2304.11277,
 section 3. Taught in book/parallelism/sharding.md.
 """
@@ -76,9 +77,10 @@ class CutUnit(Unit):
         self.free()
 
     def spread(self) -> None:
-        """Take over what the optimiser made of the piece; others' are gathered when they are needed."""
+        """Take over what the optimiser made of the piece; the whole is gathered anew when it is needed."""
         if self.piece is not self.master:
             self.piece.copy_(self.master)
+        self.free()  # a forward pass since backward may have left weights here that are now old
 
 
 class FullySharded:

@@ -60,6 +60,8 @@ class Group(ABC):
     Messages between two ranks with the same tag arrive in the order in which they were sent. A tensor is
     received into one of the same type and number of elements, in place. Both must be contiguous.
 
+    With NCCL "returns when" means that the GPU has been told so: its stream waits, and the host goes on.
+
     Attributes:
         rank: this one, from 0. size: how many there are.
     """

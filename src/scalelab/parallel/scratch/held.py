@@ -46,7 +46,7 @@ class HoldingTrace(Trace):
             storage = tensor.untyped_storage()
             if tensor.is_floating_point() and storage.data_ptr() not in self._weights:
                 pieces[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # the tensor itself would keep its own graph alive
 
         counting = saved_tensors_hooks(put_away, lambda tensor: tensor)
         with super().span(operation), counting if operation.kind == "F" else contextlib.nullcontext():

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from scalelab.core.errors import ParallelError
+from scalelab.core.errors import DataError, ParallelError
 from scalelab.models import Decoder, loss_nats
 from scalelab.models.loss import IGNORE_INDEX
 from scalelab.parallel.scratch.collectives import ring_all_reduce
@@ -103,10 +103,13 @@ class Pipeline(nn.Module):
         Raises:
             ParallelError: a schedule for other ranks, micro-batches or chunks, or one that cannot run; fewer
                 rows than micro-batches.
+            DataError: no target in the batch counts.
         """
         self._check(tokens, schedule, n_micro_batches)
         earlier = self._set_tied_aside()
         count = int((targets != IGNORE_INDEX).sum())
+        if not count:
+            raise DataError(f"none of {targets.numel()} targets counts (all are {IGNORE_INDEX})")
         run = _Run(tokens.tensor_split(n_micro_batches), targets.tensor_split(n_micro_batches), count)
         for action in with_messages(schedule)[self.group.rank]:
             if isinstance(action, Message):

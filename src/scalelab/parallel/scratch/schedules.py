@@ -148,7 +148,7 @@ def needs(rank: int, operation: Operation, pp: int, v: int) -> tuple[tuple[int, 
 
 def n_chunks(schedule: Schedule) -> int:
     """v: how many chunks of layers each rank has."""
-    return 1 + max(operation.chunk for order in schedule for operation in order)
+    return 1 + max((operation.chunk for order in schedule for operation in order), default=0)
 
 
 def check_schedule(schedule: Schedule, n_micro_batches: int) -> None:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scalelab.core.errors import ParallelError
-from scalelab.parallel.scratch.collectives import ring_all_reduce
+from scalelab.parallel.scratch.collectives import pass_around, ring_all_reduce, sum_pieces
 from scalelab.parallel.scratch.group import Group
 from scalelab.parallel.scratch.tensor_parallel import Map, share
 
@@ -51,22 +51,14 @@ def all_gather_tokens(x: Float[Tensor, "B t D"], group: Group, n_tokens: int) ->
     whole = x.new_empty((n_tokens, x.shape[0], *x.shape[2:]))  # time first: a rank's tokens lie in one piece
     pieces = whole.tensor_split(group.size)
     pieces[group.rank].copy_(x.detach().transpose(0, 1))
-    for step in range(group.size - 1):
-        known, missing = (group.rank - step) % group.size, (group.rank - step - 1) % group.size
-        group.exchange(pieces[known], group.next, pieces[missing], group.previous)
+    pass_around(pieces, group)
     return whole.transpose(0, 1).contiguous()
 
 
 def reduce_scatter_tokens(x: Float[Tensor, "B T D"], group: Group) -> Float[Tensor, "B t D"]:
     """The sum over ranks, of which each keeps its own tokens; x stays as it is."""
     pieces = x.detach().transpose(0, 1).contiguous().tensor_split(group.size)
-    going = pieces[group.previous]  # with one rank its own
-    for step in range(group.size - 1):
-        own = pieces[(group.rank - 2 - step) % group.size]
-        coming = torch.empty_like(own)
-        group.exchange(going, group.next, coming, group.previous)
-        going = coming.add_(own)
-    return going.transpose(0, 1).contiguous()
+    return sum_pieces(pieces, group).transpose(0, 1).contiguous()
 
 
 # --- the operators ----------------------------------------------------------------------------------------

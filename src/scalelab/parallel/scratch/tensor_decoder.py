@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from scalelab.core.checks import check_choice
 from scalelab.core.config import DecoderConfig
 from scalelab.core.errors import DataError, ParallelError, WeightsError
 from scalelab.models.attention import Sight
 from scalelab.models.building import check_tokens
-from scalelab.models.loss import IGNORE_INDEX, Reduction
+from scalelab.models.loss import IGNORE_INDEX, REDUCTIONS, Reduction
 from scalelab.models.norms import make_norm
 from scalelab.models.positions import rope_tables, sinusoidal_waves
 from scalelab.parallel.scratch.collectives import all_to_all
@@ -180,9 +181,16 @@ class ParallelDecoder(nn.Module):
         """Cross-entropy in nats per token, the same on every rank; as `Decoder.loss`.
 
         Raises:
+            ConfigError: another reduction.
             DataError: tokens or targets that the model cannot read.
         """
+        check_choice("reduction", reduction, REDUCTIONS)
         vocab = self.config.vocab_size
+        if targets.shape != tokens.shape or targets.is_floating_point():
+            raise DataError(
+                f"targets must be whole numbers of the tokens' shape {tuple(tokens.shape)}, got "
+                f"{targets.dtype} of {tuple(targets.shape)}"
+            )
         if not bool(((targets == ignore_index) | ((targets >= 0) & (targets < vocab))).all()):
             raise DataError(f"targets must lie in [0, {vocab}), or be {ignore_index} where none counts")
         (logits,) = self._logits(tokens)
@@ -216,6 +224,12 @@ class ParallelDecoder(nn.Module):
     def _logits(self, tokens: Int[Tensor, "B T"]) -> tuple[Float[Tensor, "B T v"], ...]:
         """Of all tokens, for this rank's share of the vocabulary."""
         check_tokens(tokens, self.config.seq_len, self.config.seq_len)
+        vocab = self.config.vocab_size
+        if not bool(((tokens >= 0) & (tokens < vocab)).all()):  # no rank has such a row: it would be zeros
+            raise DataError(
+                f"token ids must lie in [0, {vocab}), the vocabulary; these reach from {int(tokens.min())} "
+                f"to {int(tokens.max())}"
+            )
         n_tokens = tokens.shape[1]
         if self.sequence_parallel and n_tokens < self.group.size:
             raise ParallelError(f"{n_tokens} tokens cannot be cut over {self.group.size} ranks")

@@ -30,7 +30,8 @@ POLL_S = 0.05
 def run_threads(size: int, function: Callable[..., T], *args: Any, limit_s: float = LIMIT_S) -> list[T]:
     """Run `function(group, *args)` on so many ranks at the same time.
 
-    Torch's random state is one for all threads: draw from generators of your own.
+    Torch's random state is one for all threads: draw from generators of your own. Tensors are on the CPU: on
+    a GPU torch goes backward in one thread for all ranks. A rank's further threads are `group.background`'s.
 
     Args:
         args: the same objects for every rank: what a rank changes in them, the others see.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from scalelab.models.loss import IGNORE_INDEX
-from scalelab.parallel.scratch.collectives import ring_all_reduce
+from scalelab.parallel.scratch.collectives import pass_around, ring_all_reduce
 from scalelab.parallel.scratch.group import Group
 from scalelab.parallel.scratch.tensor_parallel import Borders
 
@@ -94,6 +94,4 @@ def ring_all_max(tensor: Tensor, group: Group) -> None:
         coming = torch.empty_like(pieces[take])
         group.exchange(pieces[send], group.next, coming, group.previous)
         torch.maximum(pieces[take], coming, out=pieces[take])
-    for step in range(group.size - 1):
-        send, take = (group.rank - step) % group.size, (group.rank - 1 - step) % group.size
-        group.exchange(pieces[send], group.next, pieces[take], group.previous)
+    pass_around(pieces, group)

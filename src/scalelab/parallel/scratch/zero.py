@@ -6,7 +6,8 @@ reduce-scatter and an all-gather, so putting the update between the two costs no
 each gradient as soon as its sum is taken, during backward, and keeps its own piece.
 
 Condition: each rank's loss is its *sum* over targets divided by the *whole* batch's count, so that gradients
-are to be added, and not averaged again. Then loss and gradients equal one process's up to the order of sums.
+are to be added, and not averaged again; and ranks go backward equally often, or not at all. Then loss and
+gradients equal one process's up to the order of sums.
 Source: Rajbhandari et al. 2019, arXiv:1910.02054, sections 5.1, 5.2 and 7. Taught in
 book/parallelism/sharding.md.
 """
@@ -119,5 +120,6 @@ class ZeroTwo(ZeroOne):
             unit.watch()
 
     def reduce(self) -> None:
-        for unit in self.units:
+        *blocks, rest = self.units
+        for unit in [*reversed(blocks), rest]:  # backward's order: a rank that had no rows meets the others
             unit.finish_gradient()

@@ -14,7 +14,7 @@ import numpy as np
 from scalelab.core.errors import ParallelError
 from scalelab.lab.checks.answers import Numbers, Rejected
 from scalelab.lab.checks.framework import Answer, Observation
-from scalelab.lab.checks.ranks import WAITING, on_ranks
+from scalelab.lab.checks.ranks import WAITING, on_ranks, sentence
 from scalelab.parallel.scratch.group import Group
 
 TYPES = re.compile(r"torch\.\w+")
@@ -38,11 +38,7 @@ def that_meet(
         cause = refusal.__cause__
         if not isinstance(cause, ParallelError) or len(set(TYPES.findall(str(cause)))) > 1:
             raise  # a tensor of another type met the right one
-        return {APART: Numbers(np.array(1.0), account=f"{_sentence(str(cause))}.")}
+        return {APART: Numbers(np.array(1.0), account=f"{sentence(str(cause))}.")}
     if found[WAITING].values.any():
         return {APART: Numbers(np.array(1.0), account=found[WAITING].account)}
     return {APART: Numbers(np.array(0.0)), **{name: part for name, part in found.items() if name != WAITING}}
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
