@@ -38,6 +38,7 @@ def ring(found: dict[str, Any]) -> str:
     errors = [abs(e) for e in fit.errors(sent[1::2], seconds["ring"][1::2], messages=rounds[1::2])]
     tree = all_reduce(n_bytes[-1] // 4, ranks, algorithm="tree")
     short, long = (seconds["tree"][place] / seconds["ring"][place] for place in (0, -1))
+    crowd = " (Processes take turns on fewer cores, and in a tree's rounds half of them have nothing to do.)"
     return (
         f"We timed our ring among {ranks} processes on {found['n_cores']} cores, at {len(n_bytes)} lengths "
         f"from {n_bytes[0]} bytes to {n_bytes[-1] / 2**20:.0f} MiB. Fitted to every other length, it has a "
@@ -45,6 +46,7 @@ def ring(found: dict[str, Any]) -> str:
         f"are foretold within {percent(max(errors))}, half of them within {percent(median(errors))}. A tree "
         f"took {short:.2f} times as long for the shortest and {long:.2f} times for the longest, where its "
         f"rounds and bytes say {tree.steps / rounds[-1]:.2f} and {tree.critical_bytes / sent[-1]:.2f}."
+        f"{crowd if found['n_cores'] < ranks else ''}"
     )
 
 
