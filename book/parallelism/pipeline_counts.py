@@ -104,7 +104,7 @@ def published_numbers() -> dict[str, str]:
     }
 
 
-# Chunks, and sequences a micro-batch, that the paper does not print, by stages: NVIDIA's script for the table.
+# Chunks, and sequences a micro-batch, by stages: NVIDIA's script for the table, which prints neither.
 SCRIPTED = {8: (2, 2), 64: (1, 1)}
 
 
