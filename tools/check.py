@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB_CELL_TIMEOUT_S = 300
-STAGE_TIMEOUT_S = 1800  # a test that hangs should fail, not hold the machine for the night
+STAGE_TIMEOUT_S = 3600  # a test that hangs should fail, not hold the machine for the night
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,7 @@ def stages(labs: Sequence[str], jobs: int, make: str) -> list[Stage]:
         Stage(name="book", command=[make, "--no-print-directory", "book"]),
         Stage(
             name="tests",
-            command=[python, "-m", "pytest", "tests", *_workers(jobs)],
+            command=[python, "-m", "pytest", "tests", "--durations=15", *_workers(jobs)],
             environment=_threads(jobs),
         ),
         *([_lab_stage(labs, min(jobs, len(labs)))] if labs else []),

@@ -21,7 +21,6 @@ from scalelab.core.errors import ConfigError, LabError
 from scalelab.lab.records import study_folder, study_json
 from scalelab.lab.transformers.attention_map import attention_map, visible
 from scalelab.lab.transformers.copying import (
-    NO_TARGET,
     Copier,
     CopierConfig,
     best_accuracy,
@@ -31,6 +30,7 @@ from scalelab.lab.transformers.copying import (
     train_copier,
     turn,
 )
+from scalelab.models.loss import IGNORE_INDEX
 
 STUDY = "transformers/attention"
 PROGRAM = Path(__file__).resolve().parents[2] / "studies" / "transformers" / "attention.py"
@@ -151,7 +151,7 @@ def test_every_symbol_occurs_once_and_its_target_stands_before_it() -> None:
     symbols, targets = draw_shuffles(50, 8, torch.Generator().manual_seed(0))
     assert torch.equal(symbols.sort(1).values, torch.arange(8).expand(50, 8))
     assert torch.equal(targets[:, 1:], symbols[:, :-1])
-    assert (targets[:, 0] == NO_TARGET).all()
+    assert (targets[:, 0] == IGNORE_INDEX).all()
 
 
 def test_a_run_depends_on_its_seed_alone() -> None:

@@ -69,11 +69,15 @@ class Kernel:
         """Processes of the ranks that are still there: all are of one group."""
         return [each for each in psutil.process_iter() if group_of(each) == self.group]
 
-    def assert_gone(self, within_s: float = 5) -> None:
+    def assert_ended(self, within_s: float = 5) -> None:
         deadline = time.monotonic() + within_s
         while self.left() and time.monotonic() < deadline:
             time.sleep(0.05)
         assert self.left() == []
+
+    def assert_gone(self, within_s: float = 5) -> None:
+        deadline = time.monotonic() + within_s
+        self.assert_ended(within_s)
         while self.folder.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not self.folder.exists()
@@ -202,8 +206,7 @@ def test_nothing_is_left_when_the_nursery_is_killed() -> None:
     kernel = Kernel()
     try:
         os.kill(kernel.group, signal.SIGKILL)
-        time.sleep(1)
-        assert kernel.left() == []
+        kernel.assert_ended()
         _, error = kernel.run("%%px\n1")
         assert error is not None
         assert error.startswith("LabError: the ranks have ended: Start all anew")

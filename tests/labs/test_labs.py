@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import labs
@@ -26,22 +27,90 @@ NEEDED = ("parameters", "setup", "exercise", "check")
 
 @pytest.fixture(params=["sample", *(lab_name(path) for path in LABS)])
 def lab(request: pytest.FixtureRequest) -> Path:
-    if request.param == "sample":
-        return Path(request.getfixturevalue("executed_path"))
-    return notebooks.find_labs([request.param])[0]
+    return path_of(request.param, request)
 
 
-def execute(notebook: NotebookNode, folder: Path, *, strict: bool) -> None:
-    """Run a notebook to its end, whatever its cells raise (they are tagged to be allowed to)."""
-    for cell in code_cells(notebook):
+def path_of(name: str, request: pytest.FixtureRequest) -> Path:
+    return (
+        Path(request.getfixturevalue("executed_path")) if name == "sample" else notebooks.find_labs([name])[0]
+    )
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A lab's cells after they were run: those that its exercises need, three times in one kernel.
+
+    Attributes:
+        strict, lenient: the student edition, with and without SCALELAB_STRICT=1. solved: the solutions,
+            strictly. hidden: then each exercise's hidden test. mistakes: name → the hidden test after that
+            mistake was handed in to its check.
+    """
+
+    strict: list[NotebookNode]
+    lenient: list[NotebookNode]
+    solved: list[NotebookNode]
+    hidden: list[NotebookNode]
+    mistakes: list[tuple[str, NotebookNode]]
+
+
+@pytest.fixture(scope="module", params=["sample", *(lab_name(path) for path in LABS)])
+def ran(request: pytest.FixtureRequest) -> Ran:
+    path = path_of(request.param, request)
+    notebook = notebooks.read(path)
+    student_cells = tagged(student.student_edition(notebook), *NEEDED)
+    strict, lenient = copy.deepcopy(student_cells), copy.deepcopy(student_cells)
+    solved = copy.deepcopy(tagged(notebook, *NEEDED))
+    tests = hidden_tests(notebook, lab_name(path))
+    hidden = [code(source) for source in tests.values()]
+    mistakes = [
+        (mistake.name, code(handing_in(lab_name(path), name, mistake.name) + tests[name]))
+        for name, exercise in exercises(lab_name(path)).items()
+        for mistake in exercise.mistakes
+    ]
+    anew = "%reset -f\nimport os\nos.environ['SCALELAB_STRICT'] = '{}'"
+    parts = [
+        *[code(anew.format(1)), *strict],
+        *[code(anew.format(0)), *lenient],
+        *[code(anew.format(1)), *solved, *hidden, *(cell for _, cell in mistakes)],
+    ]
+    for number, cell in enumerate(parts):
+        cell.id = f"cell-{number}"
         cell.metadata["tags"] = [*tags(cell), "raises-exception"]
-    environ = {**os.environ, "SCALELAB_TIER": "cpu", "SCALELAB_STRICT": "1" if strict else "0"}
-    labs.execute(notebook, folder=folder, environ={**environ, "OMP_NUM_THREADS": "1"}, name="test")
+        if cell.cell_type == "code":
+            cell.outputs = []
+    environ = {**os.environ, "SCALELAB_TIER": "cpu", "OMP_NUM_THREADS": "1"}
+    whole = nbformat.v4.new_notebook(cells=parts, metadata=notebook.metadata)
+    labs.execute(whole, folder=path.parent, environ=environ, name="test")
+    return Ran(strict, lenient, solved, hidden, mistakes)
+
+
+def code(source: str) -> NotebookNode:
+    return nbformat.v4.new_code_cell(source)
+
+
+def hidden_tests(notebook: NotebookNode, name: str) -> dict[str, str]:
+    """The notebook's own hidden-test cell of each exercise."""
+    return {
+        exercise: next(
+            cell.source for cell in code_cells(notebook) if f'lab.hidden_test("{exercise}"' in cell.source
+        )
+        for exercise in exercises(name)
+    }
+
+
+def handing_in(lab: str, exercise: str, mistake: str) -> str:
+    """Code that hands a usual mistake in to its check."""
+    return (
+        "import contextlib\n"
+        "from scalelab.lab.checks import find_exercise\n"
+        f"wrong = find_exercise({lab!r}, {exercise!r}).make_mistake({mistake!r})\n"
+        f"with contextlib.suppress(ValueError): lab.check.{exercise}(wrong)\n"
+    )
 
 
 def error_of(cell: NotebookNode) -> str | None:
     """What a cell raised, as "Type: text"; None when it did not."""
-    errors = [output for output in cell.outputs if output.output_type == "error"]
+    errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
     return f"{errors[0].ename}: {errors[0].evalue}" if errors else None
 
 
@@ -57,13 +126,10 @@ def test_the_lint_finds_nothing(lab: Path) -> None:
     assert lint_labs.problems(lab) == []
 
 
-def test_the_student_edition_fails_at_exactly_its_checks_each_in_its_own_words(lab: Path) -> None:
-    edition = student.student_edition(notebooks.read(lab))
-    edition.cells = tagged(edition, *NEEDED)
-    execute(edition, lab.parent, strict=True)
-    checks = tagged(edition, "check")
+def test_the_student_edition_fails_at_exactly_its_checks_each_in_its_own_words(ran: Ran) -> None:
+    checks = [cell for cell in ran.strict if "check" in tags(cell)]
     assert checks
-    for cell in code_cells(edition):
+    for cell in ran.strict:
         error = error_of(cell)
         if cell in checks:
             assert error is not None, f"passed without being written: {cell.source}"
@@ -72,45 +138,18 @@ def test_the_student_edition_fails_at_exactly_its_checks_each_in_its_own_words(l
             assert error is None, f"{cell.source}\n{error}"
 
 
-def test_an_unwritten_lab_goes_on_with_the_references(lab: Path) -> None:
-    edition = student.student_edition(notebooks.read(lab))
-    edition.cells = tagged(edition, *NEEDED)
-    execute(edition, lab.parent, strict=False)
-    assert [error_of(cell) for cell in code_cells(edition)] == [None] * len(edition.cells)
+def test_an_unwritten_lab_goes_on_with_the_references(ran: Ran) -> None:
+    assert [error_of(cell) for cell in ran.lenient] == [None] * len(ran.lenient)
+    assert all(cell.execution_count for cell in ran.lenient if cell.cell_type == "code")
 
 
-def test_hidden_tests_pass_the_solutions_and_fail_every_known_mistake(lab: Path) -> None:
-    """Each mistake is handed in to its check, and then the notebook's own hidden-test cell is run."""
-    notebook = copy.deepcopy(notebooks.read(lab))
-    name = lab_name(lab)
-    hidden = {
-        exercise: next(
-            cell.source for cell in code_cells(notebook) if f'lab.hidden_test("{exercise}"' in cell.source
-        )
-        for exercise in exercises(name)
-    }
-    notebook.cells = tagged(notebook, *NEEDED)
-    for cell in notebook.cells:
-        cell.outputs = []
-    solved = len(notebook.cells)
-    notebook.cells += [nbformat.v4.new_code_cell(source) for source in hidden.values()]
-    expected: list[str] = []
-    for exercise, known in exercises(name).items():
-        for mistake in known.mistakes:
-            notebook.cells.append(
-                nbformat.v4.new_code_cell(
-                    "from scalelab.lab.checks import find_exercise\n"
-                    f"wrong = find_exercise({name!r}, {exercise!r}).make_mistake({mistake.name!r})\n"
-                    "import contextlib\n"
-                    f"with contextlib.suppress(ValueError): lab.check.{exercise}(wrong)\n" + hidden[exercise]
-                )
-            )
-            expected.append(mistake.name)
-    execute(notebook, lab.parent, strict=True)
-    errors = [error_of(cell) for cell in notebook.cells]
-    n_right = solved + len(hidden)
-    assert errors[:n_right] == [None] * n_right
-    for error, mistake_name in zip(errors[n_right:], expected, strict=True):
-        assert error is not None, f"the hidden test passes {mistake_name!r}"
+def test_hidden_tests_pass_the_solutions_and_fail_every_known_mistake(ran: Ran) -> None:
+    right = [*ran.solved, *ran.hidden]
+    assert ran.hidden
+    assert [error_of(cell) for cell in right] == [None] * len(right)
+    assert all(cell.execution_count for cell in right if cell.cell_type == "code")
+    for mistake, cell in ran.mistakes:
+        error = error_of(cell)
+        assert error is not None, f"the hidden test passes {mistake!r}"
         assert "hidden test" in error
-        assert mistake_name in error
+        assert mistake in error

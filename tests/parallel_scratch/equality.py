@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from scalelab.core.config import DecoderConfig
 from scalelab.models import Decoder
+from scalelab.models.loss import IGNORE_INDEX
 
 VOCAB, SEQ_LEN = 61, 12
 CONFIG = DecoderConfig(n_layers=2, d_model=16, n_heads=4, vocab_size=VOCAB, seq_len=SEQ_LEN)
-NO_TARGET = -100
 GRADIENT_TOLERANCE = 1e-6
 WEIGHT_TOLERANCE = 1e-10
 N_STEPS = 10
@@ -36,14 +36,14 @@ def make_model(*, double: bool = False, seed: int = 3, config: DecoderConfig = C
 
 @dataclass(frozen=True)
 class Batch:
-    """Tokens and what follows each, both [B, T]; NO_TARGET is none."""
+    """Tokens and what follows each, both [B, T]; IGNORE_INDEX is none."""
 
     tokens: Tensor
     targets: Tensor
 
     @property
     def n_targets(self) -> int:
-        return int((self.targets != NO_TARGET).sum())
+        return int((self.targets != IGNORE_INDEX).sum())
 
     def cut(self, n: int) -> list[Batch]:
         """Into n batches by rows, the first ones larger where n does not divide."""
@@ -57,8 +57,8 @@ def make_batch(n_rows: int = 7, *, seed: int = 1, seq_len: int = SEQ_LEN, vocab:
     tokens = torch.randint(vocab, (n_rows, seq_len), generator=draw)
     targets = torch.randint(vocab, (n_rows, seq_len), generator=draw)
     for row in range(n_rows):
-        targets[row, max(2, seq_len - (5 * row) % seq_len) :] = NO_TARGET
-    targets[-1, 1:] = NO_TARGET
+        targets[row, max(2, seq_len - (5 * row) % seq_len) :] = IGNORE_INDEX
+    targets[-1, 1:] = IGNORE_INDEX
     return Batch(tokens, targets)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from equality import (
-    NO_TARGET,
     Differs,
     Found,
     alone,
@@ -15,6 +14,8 @@ from equality import (
     make_model,
     trained_alone,
 )
+
+from scalelab.models.loss import IGNORE_INDEX
 
 
 def test_one_process_equals_itself_and_trains() -> None:
@@ -29,7 +30,7 @@ def test_one_process_equals_itself_and_trains() -> None:
 
 @pytest.mark.parametrize("n_rows", [4, 7, 8, 9])
 def test_rows_have_unequal_numbers_of_targets_and_no_row_none(n_rows: int) -> None:
-    counts = (make_batch(n_rows).targets != NO_TARGET).sum(-1)
+    counts = (make_batch(n_rows).targets != IGNORE_INDEX).sum(-1)
     assert (counts >= 1).all()
     assert (counts.diff() != 0).all()
     for n in (2, 3, 4):

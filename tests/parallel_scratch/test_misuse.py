@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import weakref
 from typing import Any
@@ -122,6 +123,18 @@ def test_a_pipeline_refuses_a_batch_without_targets_and_an_empty_schedule() -> N
         run_threads(2, work)
     with pytest.raises(ParallelError, match="lacks"):
         check_schedule(((), ()), 2)
+
+
+@pytest.mark.parametrize("positions", ["learned", "rope"])
+def test_a_pipeline_refuses_tokens_that_its_model_cannot_read(positions: str) -> None:
+    config = dataclasses.replace(CONFIG, positions=positions)
+    long = torch.zeros(2, CONFIG.seq_len + 1, dtype=torch.long)
+
+    def work(group: Group) -> None:
+        Pipeline(make_model(config=config), group).step(long, long, make_schedule("1f1b", 2, 2), 2)
+
+    with pytest.raises(DataError, match=f"{CONFIG.seq_len}"):
+        run_threads(2, work)
 
 
 def test_counting_what_is_kept_keeps_no_graph_alive() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
 import torch
 
 from scalelab.core.errors import ConfigError, ParallelError
+from scalelab.parallel.scratch import threads
 from scalelab.parallel.scratch.group import Group, Traffic
-from scalelab.parallel.scratch.threads import run_threads
+from scalelab.parallel.scratch.threads import OutOfTime, run_threads
 
 
 def around(group: Group) -> list[float]:
@@ -123,6 +125,39 @@ def test_work_in_the_background_is_no_deadlock_and_its_errors_are_told() -> None
     assert run_threads(2, work, False) == [1.0, 1.0]
     with pytest.raises(ValueError, match="behind"):
         run_threads(2, work, True)
+
+
+def test_what_failed_in_the_background_is_told_where_ranks_then_wait_in_vain() -> None:
+    def work(group: Group) -> None:
+        def behind() -> None:
+            if group.rank == 1:
+                raise ValueError("behind")
+            group.exchange(torch.ones(1), group.next, torch.empty(1), group.previous, tag=1)
+
+        pending = group.background(behind)
+        if group.rank == 0:
+            pending.wait()  # rank 1 has gone on, and nobody has waited for its error
+        else:
+            group.recv(torch.empty(1), 0, tag=2)
+
+    with pytest.raises(ValueError, match="behind") as found:
+        run_threads(2, work)
+    assert any("background on rank 1" in note and "rank 0 waits" in note for note in found.value.__notes__)
+
+
+def test_threads_that_have_ended_are_not_stopped_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[str] = []
+    monkeypatch.setattr(threads, "_stop", lambda thread: stopped.append(thread.name))
+    go_on = threading.Event()
+
+    def work(group: Group) -> None:
+        if group.rank:
+            group.background(lambda: go_on.wait(20)).wait()
+
+    with pytest.raises(OutOfTime):
+        run_threads(2, work, limit_s=0.2)
+    go_on.set()
+    assert sorted(stopped) in (["rank 1", "rank 1, in the background"], ["rank 1, in the background"])
 
 
 def test_the_first_error_is_told_with_its_rank() -> None:

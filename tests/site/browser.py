@@ -7,7 +7,7 @@ purpose (test_browser_checks.py) as well as held against the site (test_in_a_bro
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,12 @@ WIDTHS = (1280, 390)  # a laptop's window and a telephone's, px
 SCHEMES = ("light", "dark")
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 CONTRAST = "color-contrast"
+COLOURS = ("link-in-text-block",)  # other rules that depend on the colour scheme
+REST = """async () => {
+  await Promise.all([window.MathJax?.startup?.promise, document.fonts.ready]);
+  const rest = () => new Promise((done) => setTimeout(done, 300));
+  for (let before = -1; before !== window.scrollY; await rest()) before = window.scrollY;
+}"""
 OTHER_SCHEMES = ("data:", "blob:", "about:")
 
 AXE = """async ([options, within]) => (await axe.run(within ?? document, options)).violations"""
@@ -79,17 +85,21 @@ class View:
         """Stops of the Tab key that do not show that they have the focus."""
         return _ask(self.tab, "stops")
 
-    def barriers(self, rules: Sequence[str] = RULES) -> list[str]:
-        """What axe-core finds by the rules of WCAG 2.2 A and AA, and by its own best practices."""
+    def barriers(self, *, only_colours: bool = False) -> list[str]:
+        """What axe-core finds by the rules of WCAG 2.2 A and AA, and by its own best practices.
+
+        Args:
+            only_colours: ask for what another colour scheme can change, and nothing else.
+        """
         common = {"resultTypes": ["violations"], "preload": False}  # axe need not fetch style sheets again
         self.tab.evaluate(_axe())
         # Contrast takes axe six times as long as all else, nearly all of it on code, whose hundreds of words
         # come in a dozen colours: it is asked about one element of each kind.
         _ask(self.tab, "sampleColours")
+        which = {"type": "rule", "values": COLOURS} if only_colours else {"type": "tag", "values": RULES}
+        off = {} if only_colours else {"rules": {CONTRAST: {"enabled": False}}}
         violations = [
-            *self.tab.evaluate(
-                AXE, [{**common, "runOnly": list(rules), "rules": {CONTRAST: {"enabled": False}}}, None]
-            ),
+            *self.tab.evaluate(AXE, [{**common, **off, "runOnly": which}, None]),
             *self.tab.evaluate(
                 AXE,
                 [
@@ -103,6 +113,12 @@ class View:
             for violation in violations
             for node in violation["nodes"]
         ]
+
+    def top_of(self, section: str) -> float:
+        """Pixels from the window's top to the section, once the page rests."""
+        self.tab.wait_for_load_state("networkidle")
+        self.tab.evaluate(REST)
+        return float(self.tab.evaluate(f"document.getElementById({section!r}).getBoundingClientRect().top"))
 
     def weight(self) -> int:
         """Bytes of everything the browser loaded for this page, as sent."""
@@ -126,8 +142,14 @@ def _axe() -> str:
 
 
 @contextmanager
-def visit(browser: Any, home: str, path: str, *, width: int = 1280, scheme: str = "light") -> Iterator[View]:
-    """Open home + path with an empty cache, and wait until fonts are there, formulas drawn and folds open."""
+def visit(
+    browser: Any, home: str, path: str, *, width: int = 1280, scheme: str = "light", folded: bool = False
+) -> Iterator[View]:
+    """Open home + path with an empty cache, and wait until fonts are there, formulas drawn and folds open.
+
+    Args:
+        folded: leave it as it loads: no waiting, and folds as they are.
+    """
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
     )
@@ -140,7 +162,8 @@ def visit(browser: Any, home: str, path: str, *, width: int = 1280, scheme: str 
         tab.on("console", lambda message: _listen(record, message))
         tab.goto(home + path, wait_until="load")
         view = View(tab=tab, home=home, record=record)
-        settle(view)
+        if not folded:
+            settle(view)
         yield view
     finally:
         context.close()

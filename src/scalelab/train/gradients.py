@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from scalelab.core.errors import DataError
+from scalelab.models.loss import IGNORE_INDEX
 from scalelab.train.config import Precision
 from scalelab.train.passes import Share
 from scalelab.train.precision import LossFunction
 from scalelab.train.strategy import Strategy
-
-IGNORE_INDEX = -100  # torch's mark for "no target here"
 
 
 def accumulate_gradients(

@@ -60,7 +60,7 @@ class BatchRun:
 
     @property
     def run_id(self) -> str:
-        """A name that the same run always has, and no other."""
+        """A name that the same settings always have; where a run ends is not among them."""
         settings = [
             dataclasses.asdict(self),
             config_to_dict(MODEL),

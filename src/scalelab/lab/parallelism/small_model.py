@@ -12,10 +12,10 @@ from torch import Tensor
 from scalelab.core.config import DecoderConfig
 from scalelab.data.markov import N_SYMBOLS, MarkovSource
 from scalelab.models import Decoder
+from scalelab.models.loss import IGNORE_INDEX
 
 SEQ_LEN = 32
 CONFIG = DecoderConfig(n_layers=4, d_model=64, n_heads=4, vocab_size=N_SYMBOLS, seq_len=SEQ_LEN)
-NO_TARGET = -100
 
 
 def small_model(seed: int = 0, *, dtype: torch.dtype = torch.float32) -> Decoder:
@@ -30,6 +30,6 @@ def markov_batches(n_batches: int, n_rows: int = 10, *, seed: int = 0) -> list[t
     batches = []
     for batch in rows:
         tokens, targets = batch[:, :-1].clone(), batch[:, 1:].clone()
-        targets[1::2, SEQ_LEN // 2 :] = NO_TARGET
+        targets[1::2, SEQ_LEN // 2 :] = IGNORE_INDEX
         batches.append((tokens, targets))
     return batches

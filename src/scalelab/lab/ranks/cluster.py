@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from scalelab.core.errors import LabError
 from scalelab.lab.ranks import nursery
@@ -48,19 +48,19 @@ class Cluster:
         self.pids: dict[int, int] = {}
         self._ended: dict[int, int] = {}
         self._told = threading.Condition()
-        self._process = subprocess.Popen(
-            [*nursery.COMMAND, str(self.folder), str(size), "fork" if fork else "spawn"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(self.folder / "nursery.log").open("w"),
-            env=_environment(self.folder),
-            start_new_session=True,  # a Ctrl-C for the kernel is passed on by the kernel, to whom it concerns
-        )
-        assert self._process.stdout is not None
+        with (self.folder / "nursery.log").open("w") as log:
+            self._process = subprocess.Popen(
+                [*nursery.COMMAND, str(self.folder), str(size), "fork" if fork else "spawn"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=_environment(self.folder),
+                start_new_session=True,  # a Ctrl-C is passed on by the kernel, to whom it concerns
+            )
         # Called at the kernel's exit too.
         self._end = weakref.finalize(self, _end, self._process, self.folder, os.getpid())
         threading.Thread(
-            target=_listen, args=(self._process.stdout, weakref.ref(self)), daemon=True, name="ranks' nursery"
+            target=_listen, args=(self._process, weakref.ref(self)), daemon=True, name="ranks' nursery"
         ).start()
         try:
             self.client = self._connect()
@@ -140,16 +140,19 @@ class Cluster:
         return " | ".join(lines) or "they said nothing; is the machine very busy?"
 
 
-def _listen(pipe: IO[bytes], cluster: weakref.ref[Cluster]) -> None:
-    """Hear what the nursery says, to its end."""
-    with pipe:
-        for line in pipe:
+def _listen(process: subprocess.Popen[bytes], cluster: weakref.ref[Cluster]) -> None:
+    """Hear what the nursery says, to its end; what it leaves behind when it was killed is ended too."""
+    assert process.stdout is not None
+    with process.stdout:
+        for line in process.stdout:
             heard = cluster()
             if heard is None:
                 return
             with contextlib.suppress(ValueError):  # what a package prints while it is imported
                 heard._hear(json.loads(line))
             del heard
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)  # while one of the group lives, the number is the group's
 
 
 def _end(process: subprocess.Popen[bytes], folder: Path, owner: int) -> None:

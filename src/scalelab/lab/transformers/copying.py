@@ -18,6 +18,7 @@ from torch import nn
 from scalelab.core.checks import check_choice, check_positive, check_positive_int
 from scalelab.core.errors import ConfigError
 from scalelab.lab.checks.answers import one_thread
+from scalelab.models.loss import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 Positions = Literal["none", "sinusoidal", "learned", "rope", "alibi"]
 POSITIONS: tuple[Positions, ...] = ("none", "sinusoidal", "learned", "rope", "alibi")
-NO_TARGET = -100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,7 +162,7 @@ def draw_shuffles(
     """Shuffles of all symbols, and at each place the symbol one place before (at the first: no target)."""
     symbols = torch.rand(n_sequences, n_symbols, generator=generator).argsort(dim=1)
     targets = symbols.roll(1, dims=1)
-    targets[:, 0] = NO_TARGET
+    targets[:, 0] = IGNORE_INDEX
     return symbols, targets
 
 
@@ -190,7 +190,7 @@ def train_copier(
             shuffles = draw_shuffles(batch_size, model.config.n_symbols, drawn)
             symbols, targets = (part.to(device) for part in shuffles)
             logits = model(symbols).flatten(0, 1)  # [B·T, V]
-            loss = F.cross_entropy(logits, targets.flatten(), ignore_index=NO_TARGET)
+            loss = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE_INDEX)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

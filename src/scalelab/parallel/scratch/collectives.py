@@ -211,7 +211,7 @@ class AllReduce(Protocol):
     def __call__(self, tensor: Tensor, group: Group, *, tag: int = 0) -> None: ...
 
 
-# By the names that `scalelab.cost.all_reduce` gives them.
+# By the names that `scalelab.cost.all_reduce` gives them (it knows one more, halving and doubling).
 ALL_REDUCE: Mapping[str, AllReduce] = {
     "ring": ring_all_reduce,
     "tree": tree_all_reduce,

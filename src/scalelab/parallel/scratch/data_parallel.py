@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from scalelab.core.checks import check_positive_int
 from scalelab.core.errors import ParallelError
+from scalelab.models.loss import IGNORE_INDEX
 from scalelab.parallel.scratch.collectives import (
     AllReduce,
     ring_all_reduce,
@@ -33,7 +34,6 @@ from scalelab.parallel.scratch.collectives import (
 from scalelab.parallel.scratch.group import Group, Pending, n_bytes
 
 BUCKET_BYTES = 25 * 1024 * 1024  # torch's
-NO_TARGET = -100
 
 
 def copy_from_root(model: nn.Module, group: Group, *, root: int = 0) -> None:
@@ -55,7 +55,7 @@ def count_targets(targets: Tensor, group: Group) -> int:
     Args:
         targets: this rank's, of all its micro-batches; -100 is none.
     """
-    count = (targets != NO_TARGET).sum().reshape(1)
+    count = (targets != IGNORE_INDEX).sum().reshape(1)
     tree_all_reduce(count, group)  # eight bytes: latency is all it costs, and a tree has fewer steps
     return int(count)
 

@@ -165,7 +165,7 @@ def _check(parameters: Sequence[nn.Parameter], mixed: bool) -> None:
     if frozen:
         raise ParallelError(
             f"{frozen} of {len(parameters)} parameters are frozen, and AdamW would decay them: "
-            "cut what is trained, and leave the others whole"
+            "make them trainable, or train the model by scratch.data_parallel, which leaves them as they are"
         )
     types = {p.dtype for p in parameters}
     if len(types) > 1 or (mixed and types != {torch.float32}):

@@ -1,7 +1,8 @@
 """What a rank's activations weigh: autograd keeps them from a micro-batch's forward pass to its backward one.
 
 Counted where autograd puts them away, so nothing is estimated: each piece of memory once; weights and tokens
-not at all, since they are there anyway. What a pass has kept is let go when the pass that uses it has ended.
+not at all, since they are there anyway, nor dropout's masks (a byte a number). What a pass has kept is let go
+when the pass that uses it has ended.
 Taught in book/parallelism/pipeline.md.
 """
 

@@ -26,6 +26,7 @@ from torch import nn
 
 from scalelab.core.errors import DataError, ParallelError
 from scalelab.models import Decoder, loss_nats
+from scalelab.models.building import check_tokens
 from scalelab.models.loss import IGNORE_INDEX
 from scalelab.parallel.scratch.collectives import ring_all_reduce
 from scalelab.parallel.scratch.group import Group, Pending
@@ -68,7 +69,7 @@ class Pipeline(nn.Module):
         own = copy.deepcopy(model)
         n_stages = v * group.size
         self.group, self.loss_of = group, loss
-        self.width = model.config.d_model
+        self.width, self.seq_len = model.config.d_model, model.config.seq_len
         self.is_tied = model.config.tie_embeddings and group.size > 1
         self.chunks = nn.ModuleList(
             Stage(own, stage_of(group.rank, chunk, group.size), n_stages) for chunk in range(v)
@@ -103,7 +104,7 @@ class Pipeline(nn.Module):
         Raises:
             ParallelError: a schedule for other ranks, micro-batches or chunks, or one that cannot run; fewer
                 rows than micro-batches.
-            DataError: no target in the batch counts.
+            DataError: no target in the batch counts; tokens that the model cannot read.
         """
         self._check(tokens, schedule, n_micro_batches)
         earlier = self._set_tied_aside()
@@ -245,6 +246,7 @@ class Pipeline(nn.Module):
                 f"{self.group.size} ranks of {len(self.chunks)}"
             )
         check_schedule(schedule, n_micro_batches)
+        check_tokens(tokens, self.seq_len, self.seq_len)
         if len(tokens) < n_micro_batches:
             raise ParallelError(f"{len(tokens)} rows cannot be cut into {n_micro_batches} micro-batches")
 

@@ -106,6 +106,7 @@ class SequenceBorders:
         n_tokens: T, of all ranks together.
         keeps_own: keep only the rank's own tokens for the backward pass and gather them again there: one
             all-gather more a region, and the 34/t of Korthikanti et al.; else the gathered ones are kept.
+            Its products are written out, so autocast does not reach them: cast the model itself.
     """
 
     def __init__(self, group: Group, n_tokens: int, *, keeps_own: bool = True) -> None:

@@ -46,7 +46,7 @@ class Stage(nn.Module):
         is_first: reads tokens, where others read a stream. is_last: gives logits, where others give a stream.
 
     Raises:
-        ParallelError: fewer layers than stages; positions that every layer's attention must be told (ALiBi).
+        ParallelError: fewer layers than stages; positions other than learned, rope or none.
     """
 
     def __init__(self, model: Decoder, stage: int, n_stages: int) -> None:

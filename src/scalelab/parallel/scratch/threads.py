@@ -55,18 +55,20 @@ def run_threads(size: int, function: Callable[..., T], *args: Any, limit_s: floa
         except BaseException as error:
             hub.fail(rank, error)
         finally:
-            hub.leave(rank)
+            hub.leave(rank, threading.current_thread())
 
     threads = [
         threading.Thread(target=serve, args=(rank,), daemon=True, name=f"rank {rank}") for rank in range(size)
     ]
+    for rank, thread in enumerate(threads):
+        hub.join(rank, thread)
     for thread in threads:
         thread.start()
     try:
         hub.wait_for_all(limit_s)
     except BaseException as error:  # Ctrl-C and alarms too: no rank is to go on when this has ended
         hub.fail(None, error)
-        for thread in threads:
+        for thread in hub.at_work():
             _stop(thread)
         raise
     return [answers[rank] for rank in range(size)]
@@ -106,8 +108,9 @@ class _Hub:
         self.changed = threading.Condition()
         self._sent: defaultdict[Route, deque[_Message]] = defaultdict(deque)
         self._wanted: defaultdict[Route, deque[_Message]] = defaultdict(deque)
-        self._at_work = dict.fromkeys(range(size), 1)  # threads of each rank that have not ended
+        self._at_work: list[set[threading.Thread]] = [set() for _ in range(size)]  # by rank, until they end
         self._waits: list[_Waiting] = []
+        self._untold: dict[BaseException, int] = {}  # of a rank's background, not yet waited for
         self._failure: BaseException | None = None
 
     def post(self, message: _Message, route: Route, *, sends: bool) -> Pending:
@@ -141,17 +144,29 @@ class _Hub:
             if not is_done():
                 raise Stopped(f"rank {rank} waited {words}: {self._failure}")
 
-    def join(self, rank: int) -> None:
-        """One more thread of a rank begins."""
+    def join(self, rank: int, thread: threading.Thread) -> None:
+        """One more thread of a rank will begin."""
         with self.changed:
-            self._at_work[rank] += 1
+            self._at_work[rank].add(thread)
 
-    def leave(self, rank: int) -> None:
-        """A thread of a rank has ended."""
+    def leave(self, rank: int, thread: threading.Thread, error: BaseException | None = None) -> None:
+        """A thread of a rank has ended; work in the background, perhaps by an error."""
         with self.changed:
-            self._at_work[rank] -= 1
+            self._at_work[rank].discard(thread)
+            if error is not None:
+                self._untold[error] = rank
             self._look_for_deadlock()
             self.changed.notify_all()
+
+    def tell(self, error: BaseException) -> None:
+        """Somebody has waited for the work in the background that ended by this error."""
+        with self.changed:
+            self._untold.pop(error, None)
+
+    def at_work(self) -> list[threading.Thread]:
+        """Threads that have not ended."""
+        with self.changed:
+            return [thread for threads in self._at_work for thread in threads]
 
     def fail(self, rank: int | None, error: BaseException) -> None:
         """A rank has raised (None: whoever waits for them); the first to do so is whose error is told."""
@@ -166,9 +181,9 @@ class _Hub:
         """Return when all threads have ended; short waits, so that Ctrl-C is heard."""
         deadline = time.monotonic() + limit_s
         with self.changed:
-            while any(self._at_work.values()) and time.monotonic() < deadline:
+            while any(self._at_work) and time.monotonic() < deadline:
                 self.changed.wait(POLL_S)
-            if any(self._at_work.values()) and self._failure is None:
+            if any(self._at_work) and self._failure is None:
                 self._failure = OutOfTime(f"after {limit_s:g} s, {self._standing()}")
                 self.changed.notify_all()
         if self._failure is not None:
@@ -176,9 +191,13 @@ class _Hub:
 
     def _look_for_deadlock(self) -> None:
         stuck = [waiting for waiting in self._waits if not waiting.is_done()]
-        if stuck and len(stuck) == sum(self._at_work.values()) and self._failure is None:
+        if stuck and len(stuck) == sum(map(len, self._at_work)) and self._failure is None:
             ranks = tuple(sorted({waiting.rank for waiting in stuck}))
-            self._failure = Deadlock(f"ranks wait for each other for ever: {self._standing()}", ranks)
+            words = f"ranks wait for each other for ever: {self._standing()}"
+            self._failure = Deadlock(words, ranks)
+            if self._untold:  # what failed in the background is why nobody answers
+                self._failure, rank = next(iter(self._untold.items()))
+                self._failure.add_note(f"raised in the background on rank {rank} of {self.size}: {words}")
             self.changed.notify_all()
 
     def _standing(self) -> str:
@@ -241,8 +260,9 @@ class _Helper:
         self._hub, self._rank, self._work = hub, rank, work
         self._is_done = False
         self._error: BaseException | None = None
-        hub.join(rank)
-        threading.Thread(target=self._do, daemon=True).start()
+        self._thread = threading.Thread(target=self._do, daemon=True, name=f"rank {rank}, in the background")
+        hub.join(rank, self._thread)
+        self._thread.start()
 
     def _do(self) -> None:
         try:
@@ -251,11 +271,12 @@ class _Helper:
             self._error = error
         finally:
             self._is_done = True
-            self._hub.leave(self._rank)
+            self._hub.leave(self._rank, self._thread, self._error)
 
     def wait(self) -> None:
         self._hub.block(self._rank, "for its work in the background", lambda: self._is_done)
         if self._error is not None:
+            self._hub.tell(self._error)
             raise self._error
 
 

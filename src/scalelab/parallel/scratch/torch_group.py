@@ -44,6 +44,9 @@ class TorchGroup(Group):
         board: where to write what this rank waits for; None: nowhere.
         interruptible: wait in another thread, so that Ctrl-C is heard at once; some 50 µs a message. (A lab's
             ranks do without: there the connections are shut, which also ends torch's own collectives.)
+
+    Raises:
+        ParallelError: torch.distributed has not been initialised.
     """
 
     def __init__(
@@ -57,15 +60,18 @@ class TorchGroup(Group):
     ) -> None:
         super().__init__()
         found = process_group or dist.group.WORLD
-        assert found is not None, "torch.distributed has been initialised"
+        if found is None:
+            raise ParallelError("call torch.distributed.init_process_group first, or start it by torchrun")
         self.process_group = found
         self.rank = found.rank()
         self.size = found.size()
-        self._is_nccl = dist.get_backend(found) == "nccl"
-        self._place = device or torch.device("cuda" if self._is_nccl else "cpu")
+        self._place = device or torch.device("cuda" if dist.get_backend(found) == "nccl" else "cpu")
+        self._is_nccl = self._place.type == "cuda"  # a group can have both: gloo for CPU tensors
         self.limit_s = limit_s
         self._board = board
         self._interruptible = interruptible
+        self._waits: list[str] = []  # of this thread and of those in the background
+        self._writing = threading.Lock()
 
     def _device(self) -> torch.device:
         return self._place
@@ -103,8 +109,7 @@ class TorchGroup(Group):
         Raises:
             ParallelError: it did not come; the message says what each rank waits for.
         """
-        if self._board is not None:
-            self._board.write(self.rank, words)
+        self._note(words, begins=True)
         try:
             if self._interruptible:
                 _in_a_thread(lambda: self._wait(work))
@@ -112,8 +117,15 @@ class TorchGroup(Group):
                 self._wait(work)
         except RuntimeError as error:
             raise ParallelError(f"rank {self.rank} waited {words}: {self._told(error)}") from error
-        if self._board is not None:
-            self._board.write(self.rank, "")
+        self._note(words, begins=False)
+
+    def _note(self, words: str, *, begins: bool) -> None:
+        """A wait begins or has ended: write on the board what this rank waits for now."""
+        if self._board is None:
+            return
+        with self._writing:
+            (self._waits.append if begins else self._waits.remove)(words)
+            self._board.write(self.rank, " and ".join(self._waits))
 
     def _wait(self, work: dist.Work) -> None:
         if self.limit_s is None or self._is_nccl:

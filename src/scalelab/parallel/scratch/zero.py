@@ -52,7 +52,7 @@ class ZeroOne:
         )
 
     def reduce(self) -> None:
-        """Sum the gradients over ranks; `step` does it if it has not been done."""
+        """Sum the gradients over ranks, after a step's last backward pass; `step` does it if nobody has."""
         for unit in self.units:
             if unit.gradient is None:
                 unit.reduce_gradient()

@@ -17,13 +17,12 @@ from scalelab.lab.checks.answers import Numbers, Rejected, as_numbers
 from scalelab.lab.checks.data_parallel.meeting import that_meet
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
 from scalelab.lab.checks.parts import case_of
+from scalelab.models.loss import IGNORE_INDEX
 from scalelab.parallel.scratch.collectives import ring_all_reduce
 from scalelab.parallel.scratch.group import Group
 
 if TYPE_CHECKING:
     from jaxtyping import Int
-
-NO_TARGET = -100
 
 
 def shared_gradients(
@@ -39,12 +38,12 @@ def shared_gradients(
         The mean loss over the targets of all ranks, on every rank.
     """
     model.zero_grad()
-    count = torch.tensor([float(sum(int((t != NO_TARGET).sum()) for _, t in micro_batches))])
+    count = torch.tensor([float(sum(int((t != IGNORE_INDEX).sum()) for _, t in micro_batches))])
     ring_all_reduce(count, group)
     total = torch.zeros(1)
     for tokens, targets in micro_batches:
         loss = functional.cross_entropy(
-            model(tokens).flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET, reduction="sum"
+            model(tokens).flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
         )
         (loss / count).backward()  # type: ignore[no-untyped-call]
         total += loss.detach() / count
@@ -68,7 +67,7 @@ def _build(
         total = torch.zeros(1)
         for tokens, targets in micro_batches:
             loss = functional.cross_entropy(
-                model(tokens).flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET, reduction="sum"
+                model(tokens).flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
             )
             new = torch.autograd.grad(loss / divisor, parameters)
             held = [h + n for h, n in zip(held, new, strict=True)]
@@ -97,7 +96,7 @@ def _divisor(micro_batches: Sequence[Any], group: Group, divide: str) -> float:
     if divide == "positions":
         count = torch.tensor([float(sum(t.numel() for t in targets))])
     else:
-        count = torch.tensor([float(sum(int((t != NO_TARGET).sum()) for t in targets))])
+        count = torch.tensor([float(sum(int((t != IGNORE_INDEX).sum()) for t in targets))])
     if divide.startswith("own"):
         return max(float(count), 1.0)
     ring_all_reduce(count, group)
@@ -203,7 +202,7 @@ def _case(about: str, rng: np.random.Generator, shares: list[list[int]], *, left
         batches.append([])
         for count in counts:
             targets = rng.integers(n_vocab, size=n_rows * n_positions)
-            targets[rng.permutation(len(targets))[count:]] = NO_TARGET
+            targets[rng.permutation(len(targets))[count:]] = IGNORE_INDEX
             tokens = torch.from_numpy(rng.integers(n_vocab, size=(n_rows, n_positions)))
             batches[-1].append((tokens, torch.from_numpy(targets).reshape(n_rows, n_positions)))
     old = rng.standard_normal((n_vocab, width)) if left_over else None

@@ -16,13 +16,13 @@ from scalelab.lab.checks.answers import as_tuple
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
 from scalelab.lab.checks.ranks import on_ranks
 from scalelab.lab.checks.tensor_parallel.observing import largest, rank_by_rank, summed
+from scalelab.models.loss import IGNORE_INDEX
 from scalelab.parallel.scratch.group import Group
 from scalelab.parallel.scratch.vocabulary import first_row
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 Collective = Callable[[Tensor], Tensor]
-NO_TARGET = -100
 
 
 def cut_loss(
@@ -33,7 +33,7 @@ def cut_loss(
     all_max: Collective,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "N v"]]:
     """Mean cross-entropy of the targets that count, in nats, and its gradient at this rank's logits."""
-    counts = targets != NO_TARGET
+    counts = targets != IGNORE_INDEX
     own = (targets >= first) & (targets < first + logits.shape[1])
     place = torch.where(own, targets - first, 0)[:, None]  # 0 stands in where another rank has it
     shifted = logits - all_max(logits.amax(1))[:, None]
@@ -52,7 +52,7 @@ def _build(
     """The cut loss with the given faults; without any, the right one."""
 
     def answer(logits: Tensor, targets: Tensor, first: int, all_sum: Collective, all_max: Collective) -> Any:
-        counts = targets != NO_TARGET
+        counts = targets != IGNORE_INDEX
         own = (targets >= first) & (targets < first + logits.shape[1])
         place = (targets - first).clamp(0, logits.shape[1] - 1)[:, None]
         highest = logits.amax(1)
@@ -222,7 +222,7 @@ def _case(
         targets[[0, 2]] = shares[0][-1], shares[-1][0]
     else:
         targets = rng.choice(shares[only], 6)
-    targets[1] = NO_TARGET
+    targets[1] = IGNORE_INDEX
 
     def make() -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (torch.tensor(logits), torch.tensor(targets), size), {}

@@ -16,12 +16,11 @@ from torch.nn import functional
 
 from scalelab.lab.checks.answers import Rejected, as_numbers, call
 from scalelab.lab.checks.framework import Answer, Case, Exercise, Mistake, Observation
+from scalelab.models.loss import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from jaxtyping import Int
     from torch import Tensor
-
-NO_TARGET = -100
 
 
 def accumulate_gradients(
@@ -42,11 +41,11 @@ def accumulate_gradients(
         The global norm of the true gradient, before clipping.
     """
     model.zero_grad()
-    n_targets = sum(int((targets != NO_TARGET).sum()) for _, targets in micro_batches)
+    n_targets = sum(int((targets != IGNORE_INDEX).sum()) for _, targets in micro_batches)
     for tokens, targets in micro_batches:
         logits = model(tokens)  # [B, T, V]
         loss_sum = functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET, reduction="sum"
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
         )
         # One divisor for all, so every token weighs the same, in whichever micro-batch it stands.
         (loss_sum / n_targets * loss_scale).backward()  # type: ignore[no-untyped-call]
@@ -110,7 +109,7 @@ def _build(
 
 def _divisor(micro_batches: Sequence[Any], average: str) -> int:
     if average == "tokens":
-        return sum(int((targets != NO_TARGET).sum()) for _, targets in micro_batches)
+        return sum(int((targets != IGNORE_INDEX).sum()) for _, targets in micro_batches)
     if average == "all positions":
         return sum(int(targets.numel()) for _, targets in micro_batches)
     if average == "micro-batches":
@@ -134,7 +133,7 @@ def _scaled_gradient(
     loss = functional.cross_entropy(
         logits.flatten(0, 1),
         targets.flatten(),
-        ignore_index=NO_TARGET,
+        ignore_index=IGNORE_INDEX,
         reduction="mean" if by_mean else "sum",
     )
     return list(torch.autograd.grad(loss * factor, parameters))
@@ -300,7 +299,7 @@ def _case(
     for count in counts:
         tokens = rng.integers(n_vocab, size=(n_rows, n_positions))
         targets = rng.integers(n_vocab, size=n_rows * n_positions)
-        targets[rng.permutation(n_rows * n_positions)[count:]] = NO_TARGET
+        targets[rng.permutation(n_rows * n_positions)[count:]] = IGNORE_INDEX
         batches.append((tokens, targets.reshape(n_rows, n_positions)))
     old = [rng.standard_normal(shape) for shape in ((n_vocab, width), (n_vocab, width), (n_vocab,))]
 
