@@ -104,6 +104,9 @@ $(SITE)/.installed: pyproject.toml constraints-site.txt | python
 	@echo "Setting up $(SITE) (the book; about a minute) …"
 	@test -x $(SITE)/bin/python || $(PYTHON) -m venv $(SITE)
 	@$(SITE)/bin/python $(PIP_INSTALL) --quiet -c constraints-site.txt -e '.[$(SITE_EXTRAS)]'
+	@# Chapters' cells run in kernels of this machine, which would each warn that nothing is encrypted.
+	@mkdir -p $(SITE)/etc/ipython
+	@echo "c.IPKernelApp.log_level = 'ERROR'" > $(SITE)/etc/ipython/ipython_kernel_config.py
 	@touch $@
 
 $(SITE)/.pdf: $(SITE)/.installed

@@ -82,6 +82,8 @@ def opening(lab: Lab) -> Iterator[str]:
     found = BADGES.search(first.source)
     if not found:
         yield "the first cell lacks the lines between '<!-- badges -->' and '<!-- /badges -->'"
+    elif "badges -->" in BADGES.sub("", first.source):
+        yield "the first cell has a second '<!-- badges -->' or '<!-- /badges -->'"
     elif found[0] != badges(lab.name, lab.notebook.metadata.get("scalelab", {}), lab.repository):
         yield "its badges do not say what is stored: run `make labs`"
     before_code = []

@@ -84,6 +84,7 @@ def test_cells_that_all_ranks_run_break_no_rule(broken: Broken) -> None:
     [
         (replace("# A sample", "A sample"), "begins with a title"),
         (replace("<!-- /badges -->", ""), "lacks the lines between"),
+        (replace("<!-- /badges -->", "<!-- /badges -->\n<!-- /badges -->"), "has a second"),
         (replace("Open in Colab", "Run in Colab"), "badges do not say what is stored"),
         (figure(seconds=1.0), "badges do not say what is stored"),
         (replace("How large is a loss at first?", "Losses."), "no question"),

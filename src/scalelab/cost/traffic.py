@@ -4,7 +4,8 @@ With Ψ parameters and many ranks each sends, in data parallelism, 2Ψ numbers (
 as much in ZeRO-1 and -2 (reduce-scatter of gradients, all-gather of weights); 3Ψ in ZeRO-3 and FSDP, which
 gather the weights for forward and again for backward. Tensor parallelism sends activations, 8 B T D numbers a
 layer; sequence parallelism cuts each of its all-reduces into a reduce-scatter and an all-gather and sends as
-many. A pipeline sends B T D numbers each way between neighbours, v times as often with v pieces a rank.
+many. A pipeline sends B T D numbers each way between neighbours; with v pieces a rank, v times as often (its
+first and last rank, which then send both ways, 2v - 1 times).
 
 All collectives are rings unless said otherwise (`collectives`), and nothing is hidden behind computation.
 Source: Rajbhandari et al. 2019 (ZeRO), arXiv:1910.02054, section 7; Narayanan et al. 2021, arXiv:2104.04473,
