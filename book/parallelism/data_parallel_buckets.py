@@ -128,6 +128,9 @@ def bucket_numbers() -> dict[str, str]:
     many = 64
     return found | {
         "step_compute": ms(some.compute_s),
+        "step_backward": ms(some.backward_s),
+        "bucket_latency": ms(2 * (RANKS - 1) * NETWORK.latency_s),
+        "gpt2_message": ms(NETWORK.seconds(4 * size("gpt2"))),
         "messages_small": str(len(ways["buckets of 1 MiB, during it"].sent)),
         "table_share": percent(table / (4 * size("gpt2"))),
         "table_ms": ms(reduce_s(table, RANKS)),
